@@ -1,0 +1,81 @@
+# The front door: each target installs what it needs into .venv, then calls the command line.
+
+PYTHON ?= python3
+RUN := .venv/bin/python -m infovae
+
+# What the user types reaches the command line as an environment variable: neither make nor the shell expands it.
+override PROFILE := $(or $(value PROFILE),quick)
+override EXPERIMENT := $(value EXPERIMENT)
+override PARAMS := $(value PARAMS)
+override DEVICE := $(or $(value DEVICE),$(value INFOVAE_DEVICE))
+override WORKERS := $(or $(value WORKERS),$(value INFOVAE_WORKERS))
+export PROFILE EXPERIMENT PARAMS
+export INFOVAE_DEVICE := $(DEVICE)
+export INFOVAE_WORKERS := $(WORKERS)
+
+# Modules are compiled when they are first imported and kept so; pip would spend a minute on compiling them all.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help install data reproduce run report verify bench lint test lab clean
+
+## List the targets
+help:
+	@awk '/^## / { text = substr($$0, 4); next } \
+	      /^[a-z-]+:/ && text { sub(/:.*/, ""); printf "  make %-10s %s\n", $$0, text } \
+	      { text = "" }' Makefile
+	@echo 'PROFILE is smoke, quick (the default), laptop or paper. DEVICE=cuda and WORKERS=4 override what is found.'
+	@echo 'Example: make run EXPERIMENT=latent_usage PARAMS="lambdas=[10] seeds=[0]"'
+
+## Install the pinned packages into .venv; the other targets do it when it is due
+install: .venv/installed
+
+# The stamp comes last and the environment starts empty: an interrupted install is done again from the beginning.
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; $(PYTHON) is " \
+	  + sys.version.split()[0] + ". Name a newer one: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv --clear .venv
+	.venv/bin/python -m pip install --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+## Fetch and verify the data sets
+data: .venv/installed
+	$(RUN) data
+
+## Train what is missing, execute every notebook, write results/PROFILE
+reproduce: .venv/installed
+	$(RUN) reproduce --profile "$$PROFILE"
+
+## Run one EXPERIMENT with new PARAMS, into results/custom
+run: .venv/installed
+	$(RUN) run "$$EXPERIMENT" -p "$$PARAMS"
+
+## Rebuild tables, claims and pages of results/PROFILE, without training
+report: .venv/installed
+	$(RUN) report --profile "$$PROFILE"
+
+## Train again and compare with the committed results/PROFILE
+verify: .venv/installed
+	$(RUN) verify --profile "$$PROFILE"
+
+## Measure speed side by side with other implementations
+bench: .venv/installed
+	$(RUN) bench
+
+## Check style and types
+lint: .venv/installed
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+## Check style and types, run every test
+test: lint
+	.venv/bin/pytest
+
+## Open the notebooks in JupyterLab
+lab: .venv/installed
+	.venv/bin/python -m jupyterlab notebooks
+
+## Remove .venv and what tools leave behind; trained runs and data stay
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build infovae.egg-info
+	find infovae tests -name __pycache__ -prune -exec rm -rf {} +

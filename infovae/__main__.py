@@ -1,0 +1,119 @@
+"""The command line: `python -m infovae --help`. Parses and refuses; the work is done by the modules it calls."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from infovae.config import ParameterError, unknown_name
+
+
+class Group(click.Group):
+    """Commands whose mistakes end in one clear line and an exit status: 2 for bad input, 1 for work that failed."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Name the closest command when there is none of that name."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            raise click.UsageError(unknown_name("command", args[0], self.commands))
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command; turn the errors that have a cure into one line."""
+        from infovae.store import StoreError
+
+        try:
+            return super().invoke(ctx)
+        except ParameterError as error:
+            raise click.UsageError(str(error)) from error
+        except (StoreError, ValueError, RuntimeError) as error:
+            if isinstance(error, click.exceptions.Exit):
+                raise
+            logging.getLogger("infovae").debug("traceback", exc_info=True)
+            raise click.ClickException(f"{type(error).__name__}: {error}") from error
+        except KeyboardInterrupt:
+            click.echo("\nstopped. Finished runs are kept; the same command goes on from there.", err=True)
+            sys.exit(130)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-v", "--verbose", is_flag=True, help="Say more of what is done.")
+def main(verbose: bool) -> None:
+    """Reproduce InfoVAE: Balancing Learning and Inference in Variational Autoencoders."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("infovae").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+PROFILE = click.option("--profile", default="quick", show_default=True, help="A file of notebooks/profiles.")
+
+
+@main.command()
+@click.argument("names", nargs=-1)
+def data(names: tuple[str, ...]) -> None:
+    """Fetch and verify data sets: NAMES, or mnist."""
+    from infovae.sweep import load_data
+
+    for name in names or ("mnist",):
+        images = load_data(name)
+        click.echo(f"{name}: {len(images.train_images)} training images, from {images.source}")
+
+
+@main.command()
+@PROFILE
+def reproduce(profile: str) -> None:
+    """Train what is missing, execute every notebook, write results/PROFILE."""
+    from infovae import reproduce as work
+
+    work.load_profile(profile)  # refuse before anything heavy is imported
+    from infovae.notebooks import results_root
+
+    folder = results_root() / profile
+    problems = work.reproduce(profile, folder)
+    click.echo(f"read {work.display(folder / 'index.html')}, or the executed notebooks beside it")
+    if problems:
+        raise click.ClickException("incomplete:\n" + "\n".join(problems))
+
+
+@main.command()
+@click.argument("experiment")
+@click.option("-p", "parameters", multiple=True, metavar="NAME=VALUE", help="A parameter; may be repeated.")
+@click.option("--profile", default=None, help="Start from this profile's parameters instead of the defaults.")
+def run(experiment: str, parameters: tuple[str, ...], profile: str | None) -> None:
+    """Run one EXPERIMENT with new parameters, into results/custom/EXPERIMENT."""
+    from infovae import reproduce as work
+    from infovae.experiments import make_experiment
+
+    values = work.parse_assignments(list(parameters))
+    if profile:
+        experiments = work.load_profile(profile)
+        if experiment in experiments:
+            values = {**experiments[experiment].model_dump(mode="json"), **values}
+    make_experiment(experiment, values)  # refuse before anything heavy is imported
+    from infovae.notebooks import results_root
+
+    folder = results_root() / "custom" / experiment
+    _, notebook = work.run_experiment(experiment, values, folder)
+    click.echo((folder / "table.md").read_text(encoding="utf-8"))
+    click.echo(work.display(notebook))
+
+
+@main.command()
+@PROFILE
+def report(profile: str) -> None:
+    """Rebuild tables, claims and pages of results/PROFILE from its runs.csv files, without training."""
+    from infovae import reproduce as work
+    from infovae.notebooks import results_root
+    from infovae.report import write_report
+
+    work.load_profile(profile)
+    folder = results_root() / profile
+    write_report(profile, folder)
+    click.echo(work.display(Path(folder) / "index.html"))
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m infovae")

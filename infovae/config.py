@@ -1,0 +1,232 @@
+"""What decides one training run, and what decides one evaluation of it.
+
+Owns every default of the package, the objectives by name and the validation of both. Knows nothing of tensors: it
+is imported before torch, so that a wrong parameter is refused within a second.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+SCHEMA_VERSION = 1
+"""Part of every run's id: raise it when a change alters the result of an unchanged configuration."""
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+Dataset = Literal["mnist", "fashion_mnist", "digits"]
+Decoder = Literal["pixelcnn", "conv", "dense"]
+Divergence = Literal["none", "mmd", "stein", "jensen", "wasserstein", "kl"]
+
+Count = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
+LatentDim = Annotated[int, Field(strict=True, ge=1, le=1024)]
+Alpha = Annotated[float, Field(strict=True, le=1, ge=-1e6, allow_inf_nan=False)]
+Lambda = Annotated[float, Field(strict=True, ge=0, le=1e6, allow_inf_nan=False)]
+Positive = Annotated[float, Field(strict=True, gt=0, le=1e6, allow_inf_nan=False)]
+
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "elbo": {"alpha": 0.0, "lambda_": 1.0, "divergence": "none"},
+    "beta_vae": {"alpha": -3.0, "lambda_": 4.0, "divergence": "none"},
+    "unregularized": {"alpha": 1.0, "lambda_": 0.0, "divergence": "none"},
+    "mmd": {"alpha": 1.0, "lambda_": 1000.0, "divergence": "mmd"},
+    "mmd_annealed": {"alpha": 1.0, "lambda_": 1000.0, "divergence": "mmd", "lambda_start": 10.0},
+    "stein": {"alpha": 1.0, "lambda_": 100.0, "divergence": "stein"},
+    "jensen": {"alpha": 1.0, "lambda_": 1.0, "divergence": "jensen"},
+    "wasserstein": {"alpha": 1.0, "lambda_": 10.0, "divergence": "wasserstein"},
+    "kl": {"alpha": 1.0, "lambda_": 1.0, "divergence": "kl"},
+}
+"""The named points of the (alpha, lambda_, D) family, paper section "Special cases". Any field may be overridden."""
+
+ObjectiveName = Literal[
+    "elbo", "beta_vae", "unregularized", "mmd", "mmd_annealed", "stein", "jensen", "wasserstein", "kl"
+]
+
+
+class ParameterError(ValueError):
+    """A parameter that was refused; its message names the parameter, its value, what is allowed, the closest name."""
+
+
+class Settings(BaseModel):
+    """Frozen, validated settings; unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    def fingerprint(self, *context: str) -> str:
+        """Return 16 hexadecimal digits that identify these settings, defaults expanded, in the given context."""
+        payload = [type(self).__name__, SCHEMA_VERSION, self.model_dump(mode="json"), *context]
+        return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class RunConfig(Settings):
+    """Everything that decides one training run.
+
+    `alpha`, `lambda_`, `divergence` and `lambda_start` left out are those that `OBJECTIVES` gives to `objective`.
+
+    Attributes
+    ----------
+    alpha, lambda_ : float
+        Weights of the InfoVAE objective (paper, eq. 6): (1 - alpha) on the rate KL(q(z|x)||p(z)), (lambda_ + alpha - 1)
+        on the divergence D(q(z)||p(z)). Both weights must be non-negative.
+    lambda_start : float or None
+        DEVIATION: when given, lambda_ rises geometrically from this value over the first `lambda_warmup` of the steps.
+    kernel, bandwidth : kernel of the MMD and of the Stein operator in the training loss; see `divergences.make_kernel`.
+    critic_learning_rate, critic_steps : the adversary's own optimiser, and its updates per step of the model.
+    posterior_std : how the encoder's output becomes a standard deviation; `sigmoid` is the authors', at most 1.
+    receptive_radius : the PixelCNN sees this many rows above and this many columns to either side.
+    n_train : the first n_train images of the shuffled training set; subsets are nested.
+    """
+
+    dataset: Dataset = "mnist"
+    binarization: Literal["dynamic", "static"] = "dynamic"
+    n_train: Count = 50_000
+
+    objective: ObjectiveName = "elbo"
+    alpha: Alpha = None  # type: ignore[assignment]  # filled from OBJECTIVES before validation
+    lambda_: Lambda = None  # type: ignore[assignment]
+    divergence: Divergence = None  # type: ignore[assignment]
+    lambda_start: Lambda | None = None
+    lambda_warmup: Annotated[float, Field(gt=0, le=1)] = 0.4
+    kernel: Literal["rbf", "imq", "energy"] = "rbf"
+    bandwidth: Literal["paper", "prior", "median"] | Positive = "paper"
+    stein_bandwidth: Literal["paper", "prior", "median"] | Positive = "median"
+    critic_learning_rate: Positive = 1e-3
+    critic_steps: Annotated[int, Field(strict=True, ge=1, le=100)] = 1
+    saturating: bool = False
+
+    encoder: Literal["conv", "dense"] = "conv"
+    posterior_std: Literal["sigmoid", "exp", "softplus"] = "sigmoid"
+    latent_dim: LatentDim = 10
+    decoder: Decoder = "pixelcnn"
+    pixelcnn_channels: Annotated[int, Field(strict=True, ge=1, le=512)] = 16
+    pixelcnn_layers: Annotated[int, Field(strict=True, ge=1, le=16)] = 3
+    receptive_radius: Annotated[int, Field(strict=True, ge=2, le=28)] = 8
+
+    steps: Count = 1000
+    batch_size: Annotated[int, Field(strict=True, ge=2, le=100_000)] = 100
+    learning_rate: Positive = 2e-3
+    seed: Seed = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_objective(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            preset = OBJECTIVES.get(str(values.get("objective", "elbo")), OBJECTIVES["elbo"])
+            values = {**preset, **{name: value for name, value in values.items() if value is not None}}
+        return values
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> RunConfig:
+        if self.divergence_weight < 0:
+            raise ValueError(
+                f"alpha + lambda_ - 1 must not be negative (it would reward a mismatch of q(z) and p(z)), "
+                f"got alpha={self.alpha:g}, lambda_={self.lambda_:g}"
+            )
+        if self.divergence == "none" and self.divergence_weight > 0:
+            raise ValueError(
+                f"objective {self.objective!r} has no divergence, so alpha + lambda_ must be 1, "
+                f"got alpha={self.alpha:g}, lambda_={self.lambda_:g}; choose an objective with one, such as 'mmd'"
+            )
+        if self.lambda_start is not None and not 0 < self.lambda_start <= self.lambda_:
+            raise ValueError(f"lambda_start must lie in (0, lambda_={self.lambda_:g}], got {self.lambda_start:g}")
+        if self.lambda_start is not None and self.lambda_start + self.alpha - 1 < 0:
+            raise ValueError(f"alpha + lambda_start - 1 must not be negative, got {self.lambda_start:g}")
+        if self.decoder == "pixelcnn" and self.receptive_radius <= self.pixelcnn_layers:
+            raise ValueError(
+                f"receptive_radius must exceed pixelcnn_layers={self.pixelcnn_layers} (each layer adds one "
+                f"pixel to the first layer's window), got {self.receptive_radius}"
+            )
+        return self
+
+    @property
+    def rate_weight(self) -> float:
+        """Weight 1 - alpha of KL(q(z|x)||p(z))."""
+        return 1 - self.alpha
+
+    @property
+    def divergence_weight(self) -> float:
+        """Weight lambda_ + alpha - 1 of D(q(z)||p(z))."""
+        return self.lambda_ + self.alpha - 1
+
+
+class PixelConfig(Settings):
+    """The baseline whose code is the image itself: nothing is trained, the classifier of codes sees the pixels."""
+
+    objective: Literal["pixels"] = "pixels"
+    dataset: Dataset = "mnist"
+    n_train: Count = 50_000
+    seed: Seed = 0
+
+
+class ClassifierConfig(Settings):
+    """The classifier that labels generated images; trained once per data set, on binarised training images."""
+
+    dataset: Dataset = "mnist"
+    steps: Count = 1200
+    batch_size: Annotated[int, Field(strict=True, ge=2, le=100_000)] = 128
+    learning_rate: Positive = 3e-3
+    seed: Seed = 0
+
+
+class LatentEvaluation(Settings):
+    """Match of q(z) and p(z), information in the code and its use by the decoder (paper, section 5)."""
+
+    n_images: Annotated[int, Field(strict=True, ge=100, le=60_000)] = 10_000
+    n_likelihood: Annotated[int, Field(strict=True, ge=10, le=10_000)] = 1000
+
+
+class SampleEvaluation(Settings):
+    """Generated images, labelled by a classifier (paper, "Class distribution")."""
+
+    classifier: ClassifierConfig = ClassifierConfig()
+    n_samples: Annotated[int, Field(strict=True, ge=10, le=100_000)] = 1000
+
+    @classmethod
+    def for_dataset(cls, dataset: Dataset, n_samples: int) -> SampleEvaluation:
+        """Return the evaluation by the data set's own classifier, with its default budget."""
+        return cls(classifier=ClassifierConfig(dataset=dataset), n_samples=n_samples)
+
+
+class SemiSupervisedEvaluation(Settings):
+    """Error of (transductive) support vector machines on E[z|x] with few labels."""
+
+    n_labels: Annotated[int, Field(strict=True, ge=20, le=50_000)] = 1000
+    n_draws: Annotated[int, Field(strict=True, ge=1, le=100)] = 3
+    n_unlabelled: Annotated[int, Field(strict=True, ge=0, le=60_000)] = 2000
+
+
+Evaluation = LatentEvaluation | SampleEvaluation | SemiSupervisedEvaluation
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """Turn a validation error into lines that name the parameter, its value, what is allowed and the closest name."""
+    lines = []
+    for item in error.errors(include_url=False):
+        where = ".".join(str(part) for part in item["loc"] if isinstance(part, str | int)) or model.__name__
+        if item["type"] == "extra_forbidden":
+            lines.append(unknown_name("parameter", str(item["loc"][-1]), model.model_fields))
+        elif item["type"] == "value_error":
+            lines.append(str(item["ctx"]["error"]))
+        else:
+            lines.append(f"parameter {where}: {item['msg'].lower()}, got {item['input']!r}")
+    return "\n".join(dict.fromkeys(lines))
+
+
+def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:
+    """Say that a name is unknown, which is closest to it, and which are valid."""
+    names = list(valid)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"unknown {kind} {name!r}{hint} (valid: {', '.join(names)})"
+
+
+def project_path(variable: str, default: str) -> Path:
+    """Return the folder that an environment variable names, else `default` below the project."""
+    return Path(os.environ.get(variable) or PROJECT_ROOT / default)

@@ -1,0 +1,156 @@
+"""One function per reported number, and `evaluate`, which applies those of one evaluation to a trained model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from infovae.config import (
+    Evaluation,
+    LatentEvaluation,
+    PixelConfig,
+    RunConfig,
+    SampleEvaluation,
+    SemiSupervisedEvaluation,
+)
+from infovae.data import ImageData, binarize, static_binarization
+from infovae.networks import Gaussian, Model, PixelModel
+
+N_KEPT = 2000
+"""Codes kept for the plot of a two-dimensional latent plane."""
+
+Evaluated = tuple[dict[str, Any], dict[str, Any]]
+"""Metrics by name, and arrays by name for the figures."""
+
+
+@torch.no_grad()
+def evaluate(
+    evaluation: Evaluation,
+    config: RunConfig | PixelConfig,
+    model: Model | PixelModel,
+    data: ImageData,
+    device: torch.device,
+    classifier: bytes | None = None,
+) -> Evaluated:
+    """Evaluate a trained model; the result depends on the arguments alone, through a generator seeded by the run's seed.
+
+    Parameters
+    ----------
+    classifier : weights of the classifier that a `SampleEvaluation` names.
+    """
+    generator = torch.Generator(device).manual_seed(config.seed + 1_000_003)
+    if isinstance(evaluation, SemiSupervisedEvaluation):
+        return _evaluate_semi_supervised(evaluation, config, model, data, generator)
+    if isinstance(config, PixelConfig) or isinstance(model, PixelModel):
+        raise TypeError(f"{type(evaluation).__name__} needs a trained model, the pixel baseline has none")
+    if isinstance(evaluation, LatentEvaluation):
+        return _evaluate_latent(evaluation, config, model, data, generator)
+    if classifier is None:
+        raise ValueError("evaluating samples needs a trained classifier")
+    return _evaluate_samples(evaluation, model, data, generator, classifier)
+
+
+def encode(model: Model | PixelModel, x: Tensor, batch_size: int = 1000) -> Gaussian:
+    """Return q(z|x) for images (n, 1, H, W), in batches."""
+    parts = [model.encoder(batch) for batch in x.split(batch_size)]
+    return Gaussian(torch.cat([q.mu for q in parts]), torch.cat([q.std for q in parts]))
+
+
+def _evaluate_latent(
+    evaluation: LatentEvaluation, config: RunConfig, model: Model, data: ImageData, generator: torch.Generator
+) -> Evaluated:
+    from infovae import divergences
+    from infovae.evaluation import latent
+
+    device = generator.device
+    test = data.test_images[: evaluation.n_images]
+    train = data.train_images[: min(config.n_train, evaluation.n_images)]
+    if config.binarization == "static":
+        test, train = static_binarization(test, seed=1), static_binarization(train, seed=0)
+    x = binarize(test.to(device), generator)
+    q, q_train = encode(model, x), encode(model, binarize(train.to(device), generator))
+    z = q.sample(generator)
+    prior = torch.randn(z.shape, generator=generator, device=device)
+    kernel = divergences.make_kernel("rbf", config.latent_dim, "prior")
+    null_generator = torch.Generator(device).manual_seed(0)
+    null = divergences.squared_mmd_null(len(z), config.latent_dim, kernel, null_generator)
+    n = min(evaluation.n_likelihood, len(x))
+    metrics = {
+        "squared_mmd": divergences.squared_mmd_chunked(z, prior, kernel),
+        "squared_mmd_null": null.value,
+        "squared_mmd_null_std": null.std,
+        "squared_mmd_no_overlap": divergences.squared_mmd_no_overlap(z, prior, kernel),
+        "log_det_cov_per_dim_test": latent.log_det_covariance_per_dim(q.mu, q.std),
+        "log_det_cov_per_dim_train": latent.log_det_covariance_per_dim(q_train.mu, q_train.std),
+        "mutual_information": latent.mutual_information(z, q.mu, q.std),
+        "mutual_information_cap": latent.mutual_information_cap(len(z)),
+        "rate": latent.rate(q.mu, q.std),
+        "marginal_kl": latent.marginal_kl(z, q.mu, q.std),
+        "active_units": latent.active_units(q.mu),
+        "reconstruction_nll": latent.reconstruction_nll(model.decoder, x[:n], z[:n]),
+        "reconstruction_nll_prior": latent.reconstruction_nll(model.decoder, x[:n], prior[:n]),
+    }
+    kept = {"z": z[:N_KEPT], "labels": data.test_labels[: min(N_KEPT, len(z))]}
+    return metrics, {name: tensor.cpu().numpy() for name, tensor in kept.items()}
+
+
+def _evaluate_samples(
+    evaluation: SampleEvaluation, model: Model, data: ImageData, generator: torch.Generator, weights: bytes
+) -> Evaluated:
+    from safetensors.torch import load
+
+    from infovae.evaluation import samples
+
+    device = generator.device
+    classifier = samples.Classifier((data.test_images.shape[1], data.test_images.shape[2])).to(device).eval()
+    classifier.load_state_dict(load(weights))
+    n = evaluation.n_samples
+    z = torch.randn(n, model.latent_dim, generator=generator, device=device)
+    uniforms = torch.rand(n, 1, *data.test_images.shape[1:], generator=generator, device=device)
+    generated = model.decoder.sample(z, uniforms)
+    x = binarize(data.test_images.to(device), generator)
+    accuracy = (samples.classify(classifier, x).cpu() == data.test_labels).double().mean().item()
+    true = samples.class_distribution(data.train_labels)
+    real = binarize(data.train_images[:n].to(device), generator)
+    test_features = samples.extract_features(classifier, x)
+    metrics = {
+        "class_cross_entropy": samples.class_cross_entropy(
+            true, samples.class_distribution(samples.classify(classifier, generated)), n
+        ),
+        "class_cross_entropy_real": samples.class_cross_entropy(
+            true, samples.class_distribution(data.test_labels[:n]), n
+        ),
+        "frechet_distance": samples.frechet_distance(samples.extract_features(classifier, generated), test_features),
+        "frechet_distance_real": samples.frechet_distance(samples.extract_features(classifier, real), test_features),
+        "classifier_accuracy": accuracy,
+    }
+    q = model.encoder(x[:50])
+    again = model.decoder.sample(q.sample(generator), uniforms[:50])
+    kept = {"samples": generated[:100], "originals": x[:50], "reconstructions": again}
+    return metrics, {name: tensor.to(torch.uint8).cpu().numpy() for name, tensor in kept.items()}
+
+
+def _evaluate_semi_supervised(
+    evaluation: SemiSupervisedEvaluation,
+    config: RunConfig | PixelConfig,
+    model: Model | PixelModel,
+    data: ImageData,
+    generator: torch.Generator,
+) -> Evaluated:
+    from infovae.evaluation.semi_supervised import semi_supervised_errors
+
+    device = generator.device
+    train = encode(model, binarize(data.train_images[: config.n_train].to(device), generator)).mu
+    test = encode(model, binarize(data.test_images.to(device), generator)).mu
+    return semi_supervised_errors(
+        train.cpu().numpy(),
+        data.train_labels[: config.n_train].numpy(),
+        test.cpu().numpy(),
+        data.test_labels.numpy(),
+        n_labels=evaluation.n_labels,
+        n_draws=evaluation.n_draws,
+        n_unlabelled=evaluation.n_unlabelled,
+        seed=config.seed,
+    ), {}

@@ -1,0 +1,46 @@
+"""What the code knows of the classes: support vector machines on E[z|x] with few labels (paper, section 5)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from infovae.config import Decoder, PixelConfig, RunConfig, SemiSupervisedEvaluation
+from infovae.experiments import Experiment, LatentDims, Objectives, aggregate, product
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from infovae.sweep import Task
+
+
+class SemiSupervised(Experiment):
+    """The very models of the divergence comparison, as feature extractors; the pixels themselves as baseline."""
+
+    name: ClassVar[str] = "semi_supervised"
+    title: ClassVar[str] = "Semi-supervised accuracy"
+    notebook: ClassVar[str] = "04_semi_supervised"
+
+    objectives: Objectives = ("elbo", "unregularized", "mmd", "mmd_annealed", "stein", "jensen")
+    latent_dims: LatentDims = (2, 10)
+    decoder: Decoder = "pixelcnn"
+    n_labels: Annotated[int, Field(strict=True, ge=20, le=50_000)] = 1000
+    n_draws: Annotated[int, Field(strict=True, ge=1, le=100)] = 3
+    n_unlabelled: Annotated[int, Field(strict=True, ge=0, le=60_000)] = 2000
+
+    def grid(self) -> list[Task]:
+        """Return one run per seed, dimension and objective, and the pixel baseline."""
+        from infovae.sweep import Task
+
+        evaluation = SemiSupervisedEvaluation(
+            n_labels=self.n_labels, n_draws=self.n_draws, n_unlabelled=self.n_unlabelled
+        )
+        choices = product(seed=self.seeds, latent_dim=self.latent_dims, objective=self.objectives)
+        runs = [Task(RunConfig(**choice, **self.budget, decoder=self.decoder), (evaluation,)) for choice in choices]
+        return [*runs, Task(PixelConfig(dataset=self.dataset, n_train=self.n_train), (evaluation,))]
+
+    def table(self, runs: pd.DataFrame) -> pd.DataFrame:
+        """Return, per dimension and objective, the test error of either machine in [0, 1]."""
+        metrics = ("svm_error", "svm_error_std", "tsvm_error", "tsvm_error_std")
+        return aggregate(runs, ("latent_dim", "objective"), metrics)

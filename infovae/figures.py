@@ -1,0 +1,225 @@
+"""Figures of the experiments: each function takes tables and returns a matplotlib Figure; none computes a result.
+
+One palette and one order for the objectives everywhere; intervals are drawn, and the ideal value as a thin line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from infovae.config import ObjectiveName
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+OBJECTIVE_ORDER = (*get_args(ObjectiveName), "pixels")
+
+# Okabe and Ito's palette, safe for colour-blind readers, then three more
+_COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2", "#F0E442", "#7F7F7F", "#7F3C8D")
+PALETTE = dict(zip(OBJECTIVE_ORDER, (_COLORS * 3)[: len(OBJECTIVE_ORDER)], strict=True))
+
+LABELS = {
+    "squared_mmd": "squared MMD of q(z) and p(z)",
+    "log_det_cov_per_dim_test": "log det Cov[q(z)] / dim",
+    "class_cross_entropy": "class cross-entropy, nats",
+    "frechet_distance": "Fréchet distance of samples",
+    "mutual_information": "I(x;z), nats",
+    "svm_error": "SVM error",
+    "tsvm_error": "transductive SVM error",
+    "reconstruction_nll": "reconstruction, nats",
+    "reconstruction_nll_prior": "with z from the prior, nats",
+    "latent_dim": "latent dimension",
+    "receptive_radius": "receptive radius, pixels",
+}
+
+
+def plot_by_dimension(table: pd.DataFrame, metrics: Mapping[str, float | str | None]) -> Figure:
+    """Return one panel per metric: mean and 95 % interval against the latent dimension, a line per objective.
+
+    Parameters
+    ----------
+    table : as `aggregate` returns it.
+    metrics : metric -> its ideal value, or the column that holds it, drawn as a thin line; None for no line.
+    """
+    figure = Figure(figsize=(3.4 * len(metrics), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(metrics), squeeze=False)[0]
+    dims = sorted(table["latent_dim"].dropna().unique())
+    for ax, (metric, ideal) in zip(axes, metrics.items(), strict=True):
+        for shift, (objective, group) in enumerate(_by_objective(table[table["latent_dim"].notna()])):
+            x = group["latent_dim"] * 1.03**shift  # side by side, so that no interval hides another
+            _errorbar(ax, x, group[metric], group.get(f"{metric}_ci95"), objective)
+        _draw_ideal(ax, table, ideal)
+        ax.set(xscale="log", xlabel=LABELS["latent_dim"], ylabel=LABELS.get(metric, metric))
+        ax.set_xticks(dims, [f"{dim:g}" for dim in dims], minor=False)
+        ax.minorticks_off()
+        if metric == "squared_mmd":
+            ax.set_yscale("symlog", linthresh=1e-4)
+    _legend(figure, axes[0])
+    return figure
+
+
+def plot_training(history: pd.DataFrame, runs: pd.DataFrame) -> Figure:
+    """Return the squared MMD of validation codes against the training step: one panel per dimension, a line per run."""
+    dims = sorted(runs["latent_dim"].unique())
+    figure = Figure(figsize=(3.6 * len(dims), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(dims), squeeze=False, sharey=True)[0]
+    merged = history.merge(runs[["run_id", "objective", "latent_dim"]], on="run_id")
+    for ax, dim in zip(axes, dims, strict=True):
+        for objective, group in _by_objective(merged[merged["latent_dim"] == dim]):
+            for number, (_, run) in enumerate(group.groupby("run_id")):
+                label = objective if number == 0 else None
+                ax.plot(run["step"], run["squared_mmd"], color=PALETTE[objective], lw=1.2, alpha=0.8, label=label)
+        ax.axhline(0, color="0.5", lw=0.6)
+        ax.set(xlabel="training step", title=f"{dim} dimensions", yscale="symlog")
+        ax.set_yscale("symlog", linthresh=1e-3)
+    axes[0].set_ylabel(LABELS["squared_mmd"])
+    _legend(figure, axes[0])
+    return figure
+
+
+def plot_latent_plane(codes: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """Return the codes of test images in two dimensions, a panel per objective, coloured by class.
+
+    Parameters
+    ----------
+    codes : objective -> (z of shape (n, 2), labels of shape (n,)).
+    """
+    figure = Figure(figsize=(2.3 * max(1, len(codes)), 2.8), layout="constrained")
+    axes = figure.subplots(1, max(1, len(codes)), squeeze=False, sharex=True, sharey=True)[0]
+    angle = np.linspace(0, 2 * np.pi, 100)
+    scatter: Any = None
+    for ax, (objective, (z, labels)) in zip(axes, codes.items(), strict=False):
+        scatter = ax.scatter(z[:, 0], z[:, 1], c=labels, cmap="tab10", vmin=-0.5, vmax=9.5, s=2, linewidths=0)
+        ax.plot(2 * np.cos(angle), 2 * np.sin(angle), color="0.3", lw=0.6)  # two standard deviations of the prior
+        ax.set(title=objective, aspect="equal", xlim=(-5, 5), ylim=(-5, 5), xlabel="z₁")
+    axes[0].set_ylabel("z₂")
+    if scatter is not None:
+        figure.colorbar(scatter, ax=list(axes), ticks=range(10), label="class", fraction=0.02)
+    return figure
+
+
+def plot_images(rows: Mapping[str, np.ndarray], n_columns: int = 20) -> Figure:
+    """Return a grid of images: one labelled row per entry, the same images in the same columns.
+
+    Parameters
+    ----------
+    rows : label -> images (n, 1, H, W) in {0, 1}.
+    """
+    figure = Figure(figsize=(0.42 * n_columns + 1.4, 0.46 * max(1, len(rows))), layout="constrained")
+    axes = figure.subplots(max(1, len(rows)), 1, squeeze=False)[:, 0]
+    for ax, (label, images) in zip(axes, rows.items(), strict=False):
+        strip = np.pad(images[:n_columns, 0], ((0, 0), (1, 1), (1, 1)))  # a dark frame keeps neighbours apart
+        ax.imshow(np.concatenate(list(strip), axis=1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        ax.set(xticks=[], yticks=[])
+        ax.set_ylabel(label, rotation=0, ha="right", va="center")
+    return figure
+
+
+def plot_semi_supervised(table: pd.DataFrame) -> Figure:
+    """Return the error of either machine against the latent dimension, with the pixel baseline and chance as lines."""
+    figure = plot_by_dimension(table[table["objective"] != "pixels"], {"svm_error": 0.9, "tsvm_error": 0.9})
+    pixels = table[table["objective"] == "pixels"]
+    for ax, metric in zip(figure.axes, ("svm_error", "tsvm_error"), strict=True):
+        ax.set_yscale("log")
+        if len(pixels):
+            ax.axhline(pixels[metric].iloc[0], color="0.3", lw=0.8, ls="--")
+            ax.annotate(
+                "pixels", (1, pixels[metric].iloc[0]), xycoords=("axes fraction", "data"), ha="right", va="bottom"
+            )
+        ax.annotate("chance", (1, 0.9), xycoords=("axes fraction", "data"), ha="right", va="top")
+        ax.set_yticks([0.05, 0.1, 0.2, 0.5, 0.9], ["5 %", "10 %", "20 %", "50 %", "90 %"])
+        ax.minorticks_off()
+    return figure
+
+
+def plot_latent_usage(table: pd.DataFrame) -> Figure:
+    """Return I(x;z) against the receptive field: the ELBO, and a panel per alpha with a line per lambda_."""
+    family = table[table["objective"] != "elbo"]
+    alphas = sorted(family["alpha"].unique())
+    lambdas = sorted(family["lambda_"].unique())
+    figure = Figure(figsize=(3.2 * max(1, len(alphas)), 3.2), layout="constrained")
+    axes = figure.subplots(1, max(1, len(alphas)), squeeze=False, sharey=True)[0]
+    elbo = table[table["objective"] == "elbo"]
+    metric = "mutual_information"
+    for ax, alpha in zip(axes, alphas, strict=False):
+        _errorbar(ax, elbo["receptive_radius"], elbo[metric], elbo.get(f"{metric}_ci95"), "elbo")
+        for number, lambda_ in enumerate(lambdas):
+            group = family[(family["alpha"] == alpha) & (family["lambda_"] == lambda_)]
+            shade = str(PALETTE["mmd"])
+            _errorbar(
+                ax, group["receptive_radius"] + 0.1 * (number + 1), group[metric], group.get(f"{metric}_ci95"),
+                f"λ = {lambda_:g}", color=shade, alpha=0.35 + 0.65 * (number + 1) / len(lambdas), marker="os^Dv"[number % 5],
+            )  # fmt: skip
+        ax.axhline(table["mutual_information_cap"].max(), color="0.5", lw=0.6)
+        ax.axhline(0, color="0.5", lw=0.6)
+        ax.set(title=f"α = {alpha:g}", xlabel=LABELS["receptive_radius"])
+        ax.set_xticks(sorted(table["receptive_radius"].unique()))
+    axes[0].set_ylabel("I(x;z), nats (thin line: the estimator's cap)")
+    _legend(figure, axes[0])
+    return figure
+
+
+def plot_information_and_match(table: pd.DataFrame) -> Figure:
+    """Return where information is lost: I(x;z) against the distance of q(z) to p(z), a point per condition."""
+    figure = Figure(figsize=(4.6, 3.4), layout="constrained")
+    ax = figure.subplots()
+    for objective, group in _by_objective(table):
+        points = ax.scatter(
+            group["squared_mmd"], group["mutual_information"], c=PALETTE[objective], s=10 + 4 * group["receptive_radius"],
+            alpha=0.8, label=objective,
+        )  # fmt: skip
+        points.set_edgecolor("white")
+        if objective != "elbo":
+            for row in group.itertuples():
+                text = f"α={row.alpha:g} λ={row.lambda_:g}"
+                ax.annotate(
+                    text,
+                    (row.squared_mmd, row.mutual_information),
+                    xytext=(4, 3),
+                    textcoords="offset points",
+                    fontsize=6,
+                )  # type: ignore[arg-type]
+    ax.axvline(0, color="0.5", lw=0.6)
+    ax.set_xscale("symlog", linthresh=1e-4)
+    ax.set(xlabel=LABELS["squared_mmd"], ylabel=LABELS["mutual_information"])
+    _legend(figure, ax)
+    return figure
+
+
+def _by_objective(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    present = [name for name in OBJECTIVE_ORDER if name in set(table["objective"])]
+    return [(name, table[table["objective"] == name]) for name in present]
+
+
+def _errorbar(
+    ax: Axes, x: pd.Series, y: pd.Series, interval: pd.Series | None, label: str, color: str | None = None, **style: Any
+) -> None:
+    error = None if interval is None else interval.fillna(0)
+    settings = {"marker": "o", "ms": 4, "lw": 1.2, "capsize": 2, "elinewidth": 0.8, **style}
+    ax.errorbar(x, y, error, label=label, color=color or PALETTE.get(label, "0.4"), **settings)
+
+
+def _draw_ideal(ax: Axes, table: pd.DataFrame, ideal: float | str | None) -> None:
+    if isinstance(ideal, str):
+        ideal = float(table[ideal].mean())
+    if ideal is not None:
+        ax.axhline(ideal, color="0.5", lw=0.6)
+
+
+def _legend(figure: Figure, ax: Axes) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(6, max(1, len(labels))), frameon=False)
+
+
+def select_arrays(runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarray]], key: str, dim: int) -> dict[str, Any]:
+    """Return objective -> array `key` of its first run in `dim` dimensions, in the palette's order."""
+    found: dict[str, Any] = {}
+    for run, kept in zip(runs.itertuples(), arrays, strict=True):
+        if run.latent_dim == dim and key in kept:
+            found.setdefault(str(run.objective), kept[key])
+    return {name: found[name] for name in OBJECTIVE_ORDER if name in found}

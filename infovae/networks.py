@@ -1,0 +1,168 @@
+"""Encoders, decoders and critics: modules that map images to codes and back. No loss, no training.
+
+The autoregressive decoder lives in `pixelcnn`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from infovae.config import RunConfig
+
+MIN_STD = 1e-3
+"""Floor of the posterior's standard deviation, for finite densities; the authors' code has one too (0.005)."""
+
+
+class Gaussian(NamedTuple):
+    """A diagonal Gaussian q(z|x) for each image: `mu` and `std`, both (n, latent_dim)."""
+
+    mu: Tensor
+    std: Tensor
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Draw z by the reparametrisation z = mu + std * eps, shape (n, latent_dim)."""
+        eps = torch.randn(self.mu.shape, generator=generator, device=self.mu.device, dtype=self.mu.dtype)
+        return self.mu + self.std * eps
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return log q(z|x) in nats, summed over latent dimensions, shape (n,)."""
+        standardized = (z - self.mu) / self.std
+        return (-0.5 * standardized.square() - self.std.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def kl(self) -> Tensor:
+        """Return KL(q(z|x) || N(0, I)) in nats, shape (n,)."""
+        return (0.5 * (self.mu.square() + self.std.square() - 1) - self.std.log()).sum(-1)
+
+
+class Encoder(nn.Module):
+    """q(z|x): a network with 2 * latent_dim outputs, read as mean and unconstrained standard deviation."""
+
+    def __init__(self, body: nn.Module, posterior_std: str) -> None:
+        super().__init__()
+        self.body = body
+        self.posterior_std = posterior_std
+
+    def forward(self, x: Tensor) -> Gaussian:
+        """Encode images (n, 1, H, W) into Gaussians over (n, latent_dim)."""
+        mu, raw = self.body(x).chunk(2, dim=-1)
+        positive = {"sigmoid": torch.sigmoid, "exp": lambda s: torch.exp(s / 2), "softplus": F.softplus}
+        # clamped before exp: a log-variance of 30 would overflow the loss long before it meant anything
+        return Gaussian(mu, positive[self.posterior_std](raw.clamp(max=15)) + MIN_STD)
+
+
+class Decoder(nn.Module):
+    """p(x|z) with Bernoulli pixels. `forward(x, z)` gives the logit of each pixel, given those before it or not."""
+
+    def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return log p(x|z) in nats, summed over pixels: x (n, 1, H, W) in {0, 1}, z (n, latent_dim) -> (n,)."""
+        return -F.binary_cross_entropy_with_logits(self(x, z), x, reduction="none").flatten(1).sum(1)
+
+    def sample(self, z: Tensor, uniforms: Tensor) -> Tensor:
+        """Draw x ~ p(x|z), (n, 1, H, W) in {0, 1}: a pixel is on where its uniform lies below its probability."""
+        raise NotImplementedError
+
+
+class IndependentDecoder(Decoder):
+    """p(x|z) with independent pixels: `body` maps z (n, latent_dim) to logits (n, 1, H, W)."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor | None, z: Tensor) -> Tensor:
+        """Return the logits of the pixels, shape (n, 1, H, W); they do not depend on x."""
+        return self.body(z)
+
+    def sample(self, z: Tensor, uniforms: Tensor) -> Tensor:
+        """Draw x ~ p(x|z); see `Decoder.sample`."""
+        return (uniforms < torch.sigmoid(self(None, z))).to(z.dtype)
+
+
+class Model(nn.Module):
+    """An encoder q(z|x) and a decoder p(x|z) under the prior p(z) = N(0, I)."""
+
+    def __init__(self, encoder: Encoder, decoder: Decoder, latent_dim: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.latent_dim = latent_dim
+
+
+class PixelModel(nn.Module):
+    """The baseline whose code is the image: q(z|x) has all its mass at x, flattened."""
+
+    def encoder(self, x: Tensor) -> Gaussian:
+        """Return the pixels (n, H * W) as means, with standard deviation 0."""
+        return Gaussian(x.flatten(1), torch.zeros_like(x.flatten(1)))
+
+
+def build_model(config: RunConfig, image_shape: tuple[int, int]) -> Model:
+    """Build the model of a run, with weights drawn from torch's global generator.
+
+    Parameters
+    ----------
+    image_shape : (height, width); for convolutions both must be divisible by 4.
+    """
+    from infovae.pixelcnn import PixelCNN
+
+    encoders = {"conv": _conv_encoder, "dense": _dense_encoder}
+    encoder = Encoder(encoders[config.encoder](config.latent_dim, image_shape), config.posterior_std)
+    decoder: Decoder
+    if config.decoder == "pixelcnn":
+        decoder = PixelCNN(config.latent_dim, config.pixelcnn_channels, config.pixelcnn_layers, config.receptive_radius)
+    else:
+        body = {"conv": _conv_decoder, "dense": _dense_decoder}[config.decoder]
+        decoder = IndependentDecoder(body(config.latent_dim, image_shape))
+    # channels-last: the layout in which a CPU's and a GPU's convolutions of few channels are fastest
+    return Model(encoder, decoder, config.latent_dim).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def mlp(sizes: list[int]) -> nn.Sequential:
+    """Return a ReLU network through the given widths, linear at its end."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in itertools.pairwise(sizes):
+        layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def build_critic(latent_dim: int) -> nn.Sequential:
+    """Return a critic of codes: (n, latent_dim) to one unbounded logit (n, 1)."""
+    return mlp([latent_dim, 256, 256, 1])
+
+
+def _conv_encoder(latent_dim: int, image_shape: tuple[int, int]) -> nn.Sequential:
+    height, width = _quarter(image_shape)
+    return nn.Sequential(
+        *(nn.Conv2d(1, 32, 4, stride=2, padding=1), nn.ReLU()),
+        *(nn.Conv2d(32, 64, 4, stride=2, padding=1), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(64 * height * width, 2 * latent_dim)),
+    )
+
+
+def _conv_decoder(latent_dim: int, image_shape: tuple[int, int]) -> nn.Sequential:
+    height, width = _quarter(image_shape)
+    return nn.Sequential(
+        *(nn.Linear(latent_dim, 64 * height * width), nn.ReLU(), nn.Unflatten(1, (64, height, width))),
+        *(nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1), nn.ReLU()),
+        nn.ConvTranspose2d(32, 1, 4, stride=2, padding=1),
+    )
+
+
+def _dense_encoder(latent_dim: int, image_shape: tuple[int, int]) -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), *mlp([math.prod(image_shape), 512, 512, 2 * latent_dim]))
+
+
+def _dense_decoder(latent_dim: int, image_shape: tuple[int, int]) -> nn.Sequential:
+    return nn.Sequential(*mlp([latent_dim, 512, 512, math.prod(image_shape)]), nn.Unflatten(1, (1, *image_shape)))
+
+
+def _quarter(image_shape: tuple[int, int]) -> tuple[int, int]:
+    if any(size % 4 for size in image_shape):
+        raise ValueError(f"convolutional networks need image sides divisible by 4, got {image_shape}")
+    return image_shape[0] // 4, image_shape[1] // 4

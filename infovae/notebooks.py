@@ -1,0 +1,135 @@
+"""Executes notebooks and publishes what they produce. The only importer of papermill.
+
+A notebook runs in a staging folder; only when its own finished table is there do its files replace the published
+ones, each atomically, the executed notebook last. What failed or was killed is kept as `notebook.failed.ipynb`.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from infovae.config import PROJECT_ROOT, project_path
+from infovae.experiments import Experiment
+from infovae.store import StoreError, write_atomically
+
+log = logging.getLogger(__name__)
+
+SOURCE = PROJECT_ROOT / "notebooks"
+REPORT_NOTEBOOK = "07_report"
+
+
+class NotebookError(RuntimeError):
+    """A notebook that did not come to its end; the message says which, why and where its remains are."""
+
+
+def results_root() -> Path:
+    """Return the folder of all results: INFOVAE_RESULTS, else `results` beside the package."""
+    return project_path("INFOVAE_RESULTS", "results")
+
+
+def execute_experiment(experiment: Experiment, folder: Path) -> Path:
+    """Execute the notebook of an experiment with its parameters and publish it in `folder`; return the notebook."""
+    return execute(experiment.notebook, experiment.model_dump(mode="json"), folder, proof="table.csv")
+
+
+def execute(notebook: str, parameters: dict[str, Any], folder: Path, proof: str) -> Path:
+    """Execute one notebook and publish what it wrote.
+
+    Parameters
+    ----------
+    notebook : name in `notebooks/`, without suffix.
+    parameters : validated values for its parameters cell; `output_folder` is added.
+    folder : where the executed notebook, its HTML page and the files that it wrote are published.
+    proof : the file that a notebook writes at its end; without it the execution counts as failed.
+
+    Raises
+    ------
+    NotebookError
+        When it failed; what was published before stays as it was.
+    """
+    make_folder(folder)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".staging-") as staging_name:
+        staging = Path(staging_name)
+        executed = staging / "notebook.ipynb"
+        reason = _run(SOURCE / f"{notebook}.ipynb", executed, {**parameters, "output_folder": str(staging)})
+        if not reason and not (staging / proof).is_file():
+            reason = f"it ended without writing {proof}: its kernel died or timed out"
+        if reason:
+            failed = folder / "notebook.failed.ipynb"
+            if executed.is_file():
+                executed.replace(failed)
+            raise NotebookError(f"notebook {notebook} failed: {reason}; see {failed}")
+        _clean(executed, staging)
+        write_atomically(staging / "notebook.html", to_html(executed, notebook).encode())
+        _publish(staging, folder)
+    return folder / "notebook.ipynb"
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results; a clear error if that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StoreError(f"cannot write results to {folder}: {error.strerror or error}") from error
+
+
+def to_html(notebook: Path, title: str) -> str:
+    """Return an executed notebook as one HTML page that requests nothing from elsewhere."""
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(mathjax_url="", require_js_url="", mermaid_js_url="", embed_images=True)
+    resources = {"metadata": {"name": f"InfoVAE · {title}"}}
+    return exporter.from_filename(str(notebook), resources=resources)[0]
+
+
+def _run(source: Path, target: Path, parameters: dict[str, Any]) -> str:
+    """Execute a notebook; return why it failed, or an empty string."""
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    try:
+        papermill.execute_notebook(
+            str(source), str(target), parameters, kernel_name="python3", iopub_timeout=60, progress_bar=False,
+            cwd=str(PROJECT_ROOT), log_output=False,
+        )  # fmt: skip
+    except PapermillExecutionError as error:
+        return f"{error.ename}: {error.evalue}"
+    except Exception as error:  # whatever a kernel, a damaged notebook or a full disk raises: one notebook failed
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _clean(executed: Path, staging: Path) -> None:
+    """Take out of an executed notebook what differs from run to run or names this machine's folders."""
+    import nbformat
+
+    notebook = nbformat.read(executed, as_version=4)
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.source = cell.source.replace(f'"{staging}"', '""')
+    write_atomically(executed, nbformat.writes(notebook).encode())
+
+
+def _publish(staging: Path, folder: Path) -> None:
+    names = sorted((path.name for path in staging.iterdir()), key=lambda name: (name == "notebook.ipynb", name))
+    for stale in {path.name for path in folder.iterdir() if not path.name.startswith(".")} - set(names):
+        if Path(stale).suffix in {".png", ".csv", ".md", ".tex", ".ipynb", ".html"}:
+            (folder / stale).unlink()
+    for name in names:
+        (staging / name).replace(folder / name)
+
+
+def clean_staging(root: Path) -> None:
+    """Remove the staging folders that a killed process left behind."""
+    for leftover in root.glob("**/.staging-*"):
+        shutil.rmtree(leftover, ignore_errors=True)

@@ -1,0 +1,123 @@
+"""The autoregressive decoder p(x|z) = prod_ij p(x_ij | x_<ij, z), with its fast sampler (paper, section 5).
+
+A PixelCNN after van den Oord et al. 2016 ("Conditional Image Generation with PixelCNN Decoders"), in two stacks: a
+vertical one that sees the rows above a pixel and a horizontal one that sees the pixels to its left. The kernels cover
+exactly the causal context, so none of the arithmetic is masked away and there is no blind spot.
+
+DEVIATION: ReLU layers instead of gated residual blocks, and the horizontal stack reads the last vertical layer
+instead of each: at equal seconds of training on a CPU this reached the same or a better likelihood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from infovae.networks import Decoder
+
+
+class PixelCNN(Decoder):
+    """Bernoulli pixels, each conditioned on its causal window and, in every layer, on z.
+
+    Parameters
+    ----------
+    receptive_radius : int
+        The pixel (i, j) sees, in the rows i - radius to i - 1, the columns j - radius - n_layers to j + radius, and in
+        its own row the columns j - radius to j - 1: `context_pixels(radius, n_layers)` in all. The first layer's window
+        reaches radius - n_layers pixels far; every further layer adds one.
+    """
+
+    vertical: Sequence[nn.Conv2d]
+    horizontal: Sequence[nn.Conv2d]
+
+    def __init__(self, latent_dim: int, n_channels: int, n_layers: int, receptive_radius: int) -> None:
+        super().__init__()
+        reach = receptive_radius - n_layers
+        if reach < 1:
+            raise ValueError(f"receptive_radius must exceed n_layers={n_layers}, got {receptive_radius}")
+        self.reach, self.n_layers, self.n_channels = reach, n_layers, n_channels
+        c = n_channels
+        # padding on both sides, the surplus row or column cut off after: faster than padding one side beforehand
+        self.rows_above = nn.Conv2d(1, c, (reach, 2 * reach + 1), padding=reach)
+        self.vertical = nn.ModuleList(nn.Conv2d(c, c, (2, 3), padding=1) for _ in range(n_layers))  # type: ignore[assignment]
+        self.pixels_left = nn.Conv2d(1, c, (1, reach), padding=(0, reach), bias=False)
+        self.from_vertical = nn.Conv2d(c, c, 1)
+        self.horizontal = nn.ModuleList(  # type: ignore[assignment]
+            nn.Conv2d(c, c, (1, 2), padding=(0, 1)) for _ in range(n_layers)
+        )
+        self.from_z = nn.Linear(latent_dim, 2 * (n_layers + 1) * c, bias=False)
+        self.to_logit = nn.Conv2d(c, 1, 1)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return the logit of every pixel given the pixels before it: x (n, 1, H, W), z (n, d) -> (n, 1, H, W)."""
+        height, width = x.shape[2:]
+        for_v, for_h = self._shifts(z)
+        x = x.contiguous(memory_format=torch.channels_last)
+        v = F.relu_(self.rows_above(x)[:, :, :height] + for_v[0][..., None, None])
+        for conv, shift in zip(self.vertical, for_v[1:], strict=True):
+            v = F.relu_(conv(v)[:, :, :height] + shift[..., None, None])
+        h = F.relu_(self.pixels_left(x)[..., :width] + self.from_vertical(v) + for_h[0][..., None, None])
+        for conv, shift in zip(self.horizontal, for_h[1:], strict=True):
+            h = F.relu_(conv(h)[..., :width] + shift[..., None, None])
+        return self.to_logit(h)
+
+    @torch.no_grad()
+    def sample(self, z: Tensor, uniforms: Tensor) -> Tensor:
+        """Draw x ~ p(x|z): a pixel is on where its uniform lies below its probability.
+
+        Every activation is computed once: the vertical stack row by row from the cached row above, the horizontal
+        stack pixel by pixel from the cached pixel to the left. The same uniforms give the same pixels as calling
+        `forward` once per pixel.
+
+        Parameters
+        ----------
+        z : (n, latent_dim)
+        uniforms : (n, 1, H, W) in [0, 1)
+
+        Returns
+        -------
+        (n, 1, H, W) in {0, 1}
+        """
+        n, _, height, width = uniforms.shape
+        c, reach = self.n_channels, self.reach
+        for_v, for_h = self._shifts(z)
+        # image with a margin of zeros above, left and right, so that every window is a plain slice
+        canvas = z.new_zeros(n, 1, height + reach, width + 2 * reach)
+        row_above = [z.new_zeros(n, c, 1, width) for _ in self.vertical]
+        pixel_weights = self.pixels_left.weight[:, 0, 0].T.contiguous()  # (reach, c)
+        taps = [(conv.weight[:, :, 0, 0].T.contiguous(), conv.weight[:, :, 0, 1].T.contiguous(), shift if conv.bias is None else shift + conv.bias)
+                for conv, shift in zip(self.horizontal, for_h[1:], strict=True)]  # fmt: skip
+        logit_weight = self.to_logit.weight[:, :, 0, 0].T
+        # u < sigmoid(a + b)  <=>  logit(u) - b < a
+        thresholds = torch.logit(uniforms[:, 0].to(z.dtype)) - self.to_logit.bias
+        for i in range(height):
+            v = F.conv2d(canvas[:, :, i : i + reach], self.rows_above.weight, self.rows_above.bias)
+            v = F.relu_(v + for_v[0][..., None, None])
+            for layer, (conv, shift) in enumerate(zip(self.vertical, for_v[1:], strict=True)):
+                both = torch.cat([row_above[layer], v], dim=2)
+                row_above[layer] = v
+                v = F.relu_(F.conv2d(both, conv.weight, conv.bias, padding=(0, 1)) + shift[..., None, None])
+            base = (self.from_vertical(v) + for_h[0][..., None, None])[:, :, 0].permute(2, 0, 1).contiguous()
+            row = canvas[:, 0, i + reach]  # a view: pixel j stands at column j + reach
+            left = [z.new_zeros(n, c) for _ in taps]
+            for j in range(width):
+                h = F.relu_(torch.addmm(base[j], row[:, j : j + reach], pixel_weights))
+                for layer, (weight_left, weight_here, shift) in enumerate(taps):
+                    out = torch.addmm(shift, left[layer], weight_left).addmm_(h, weight_here)
+                    left[layer], h = h, F.relu_(out)
+                logit = (h @ logit_weight)[:, 0]
+                row[:, j + reach] = (thresholds[:, i, j] < logit).to(z.dtype)
+        return canvas[:, :, reach:, reach : reach + width].contiguous()
+
+    def _shifts(self, z: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Return what z adds to each layer's pre-activation: n_layers + 1 tensors (n, c) for either stack."""
+        shifts = self.from_z(z).unflatten(1, (2, self.n_layers + 1, self.n_channels)).unbind(1)
+        return shifts[0].unbind(1), shifts[1].unbind(1)
+
+
+def context_pixels(receptive_radius: int, n_layers: int) -> int:
+    """Return how many pixels a pixel away from the border is conditioned on."""
+    return receptive_radius * (2 * receptive_radius + 1 + n_layers) + receptive_radius

@@ -1,0 +1,178 @@
+"""From a profile to published results: train the union of all runs once, publish each notebook as soon as it can be."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from infovae.config import PROJECT_ROOT, ParameterError, unknown_name
+from infovae.experiments import MODULES, Experiment, make_experiment
+
+log = logging.getLogger(__name__)
+
+PROFILES = PROJECT_ROOT / "notebooks" / "profiles"
+RECORDED_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "distributed", "papermill")
+
+
+def profile_names() -> list[str]:
+    """Return the profiles that exist, from the smallest budget to the largest."""
+    order = ["smoke", "quick", "laptop", "paper"]
+    return sorted((path.stem for path in PROFILES.glob("*.yaml")), key=lambda n: order.index(n) if n in order else 9)
+
+
+def load_profile(name: str) -> dict[str, Experiment]:
+    """Return the validated experiments of a profile, by name, in the order of the notebooks.
+
+    Raises
+    ------
+    ParameterError
+        For an unknown profile, a malformed file, an unknown experiment or a refused parameter.
+    """
+    import yaml
+
+    if name not in profile_names():
+        raise ParameterError(unknown_name("profile", name, profile_names()))
+    path = PROFILES / f"{name}.yaml"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParameterError(f"profile {path.name} is not readable YAML: {error}") from error
+    if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
+        raise ParameterError(f"profile {path.name} must map experiments to their parameters")
+    unknown = [experiment for experiment in content if experiment not in MODULES]
+    if unknown:
+        raise ParameterError(f"profile {path.name}: {unknown_name('experiment', str(unknown[0]), MODULES)}")
+    return {
+        experiment: make_experiment(experiment, content[experiment]) for experiment in MODULES if experiment in content
+    }
+
+
+def reproduce(profile: str, folder: Path) -> list[str]:
+    """Reproduce every experiment of a profile into `folder`; return what went wrong, one line each.
+
+    Runs that the store holds are not trained again. The report is made last, from the published runs.csv files.
+    """
+    from infovae.notebooks import NotebookError, clean_staging, execute_experiment, make_folder
+    from infovae.report import write_report
+    from infovae.store import Store
+    from infovae.sweep import merge, plan, sweep
+
+    experiments = load_profile(profile)
+    make_folder(folder)
+    clean_staging(folder)
+    store = Store()
+    start = time.perf_counter()
+    needed = {name: set(plan(merge(experiment.grid()), store)) for name, experiment in experiments.items()}
+    problems: list[str] = []
+
+    def publish_ready(open_jobs: set[str]) -> None:
+        for name in [name for name, jobs in needed.items() if not jobs & open_jobs]:
+            del needed[name]
+            try:
+                notebook = execute_experiment(experiments[name], folder / name)
+                log.warning("%s: %s (after %.0f s)", name, display(notebook), time.perf_counter() - start)
+            except NotebookError as error:
+                problems.append(str(error))
+                log.error("%s", error)
+
+    tasks = [task for experiment in experiments.values() for task in experiment.grid()]
+    runs = sweep(tasks, store, publish_ready)
+    failed = runs[runs["status"] != "done"]
+    problems += [f"run {row.run_id} ({row.objective}) {row.status}" for row in failed.itertuples()]
+    write_environment(folder)
+    write_report(profile, folder)
+    return problems
+
+
+def run_experiment(name: str, parameters: dict[str, Any], folder: Path) -> tuple[Experiment, Path]:
+    """Run one experiment with new parameters into `folder`; return it and its executed notebook."""
+    from infovae.notebooks import clean_staging, execute_experiment, make_folder
+    from infovae.sweep import sweep
+
+    experiment = make_experiment(name, parameters)
+    make_folder(folder)
+    clean_staging(folder)
+    sweep(experiment.grid())
+    return experiment, execute_experiment(experiment, folder)
+
+
+def write_environment(folder: Path) -> None:
+    """Write environment.json: the versions and the kind of machine that the results were made with."""
+    from infovae.store import to_json, write_atomically
+
+    facts = {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "device": _device_name(),
+        "packages": {name: metadata.version(name) for name in RECORDED_PACKAGES},
+        "infovae": metadata.version("infovae"),
+    }
+    write_atomically(folder / "environment.json", to_json(facts) + b"\n")
+
+
+def display(path: Path) -> str:
+    """Return a path as short as it can be written from the current folder."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _device_name() -> str:
+    from infovae.training import choose_device
+
+    return choose_device().type
+
+
+def parse_assignments(texts: list[str]) -> dict[str, Any]:
+    """Return NAME=VALUE pairs as a dictionary; several may stand in one text, separated by spaces.
+
+    A value is JSON where it can be read so (`[10]`, `1e-3`, `true`, `"mmd"`), else the text itself; a list may hold
+    bare words (`[mmd, elbo]`).
+
+    Raises
+    ------
+    ParameterError
+        For a text that is no NAME=VALUE, or a name given twice.
+    """
+    import re
+
+    parameters: dict[str, Any] = {}
+    for text in texts:
+        for piece in re.split(r"\s+(?=[A-Za-z_]\w*=)", text.strip()):
+            name, equals, value = piece.partition("=")
+            if not piece:
+                continue
+            if not equals or not name.isidentifier():
+                raise ParameterError(f"parameters are given as NAME=VALUE, such as seeds=[0], got {piece!r}")
+            if name in parameters:
+                raise ParameterError(f"parameter {name} is given twice")
+            parameters[name] = _parse_value(value)
+    return parameters
+
+
+def _parse_value(text: str) -> Any:
+    import yaml
+
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return value if isinstance(value, list) else text
+
+
+def fail(message: str) -> None:
+    """Print an error and leave with exit status 2: nothing was started, nothing was written."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)

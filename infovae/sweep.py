@@ -1,0 +1,456 @@
+"""Many runs at once on dask.distributed: trains and evaluates what the store lacks, keeps each result as it arrives.
+
+A run's result never depends on how many workers there are or where they stand. Workers need no file of the driver's:
+data, weights and results travel over Dask's own connections, and only the driver writes to the store.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pandas as pd
+
+from infovae.config import ClassifierConfig, Evaluation, PixelConfig, RunConfig, SampleEvaluation
+from infovae.store import Arrays, Store, run_id
+
+if TYPE_CHECKING:
+    import torch
+    from distributed import Client, Future
+
+    from infovae.data import ImageData
+
+log = logging.getLogger(__name__)
+
+PROGRESS_TOPIC = "infovae-progress"
+
+
+class Task(NamedTuple):
+    """A run that somebody needs, and the evaluations of it that they need."""
+
+    config: RunConfig | PixelConfig
+    evaluations: tuple[Evaluation, ...] = ()
+
+
+@dataclass
+class Job:
+    """One piece of work for one worker: train a classifier, train a model, or evaluate a model."""
+
+    key: str
+    label: str
+    seconds: float
+    function: Callable[..., Any]
+    arguments: dict[str, Any]
+    save: Callable[[Any], None]
+    needs: dict[str, str] = field(default_factory=dict)  # argument name -> key of the job that produces it
+
+
+class Failure(NamedTuple):
+    """A job that did not come to its end, and why."""
+
+    label: str
+    reason: str
+
+
+def sweep(
+    tasks: Iterable[Task],
+    store: Store | None = None,
+    on_progress: Callable[[set[str]], None] | None = None,
+) -> pd.DataFrame:
+    """Train and evaluate whatever the store lacks, then return one row per task: configuration, metrics, seconds.
+
+    Parameters
+    ----------
+    tasks : in order of importance; of equals, the longest are started first.
+    on_progress : called with the keys of the jobs still to be done, at the start and after each job.
+
+    Returns
+    -------
+    DataFrame
+        As `collect` returns it. A run that failed has status "failed: <reason>" and no metrics; it is tried again by
+        the next sweep.
+    """
+    store = store or Store()
+    tasks = merge(tasks)
+    jobs = plan(tasks, store)
+    failures: dict[str, Failure] = {}
+    if on_progress:
+        on_progress(set(jobs))
+    if jobs:
+        failures = _execute(jobs, tasks, store, on_progress)
+    return collect(tasks, store, failures)
+
+
+def merge(tasks: Iterable[Task]) -> list[Task]:
+    """Return the tasks with the evaluations of equal configurations united, in order of first appearance."""
+    merged: dict[RunConfig | PixelConfig, tuple[Evaluation, ...]] = {}
+    for config, evaluations in tasks:
+        merged[config] = tuple(dict.fromkeys((*merged.get(config, ()), *evaluations)))
+    return [Task(config, evaluations) for config, evaluations in merged.items()]
+
+
+def plan(tasks: list[Task], store: Store) -> dict[str, Job]:
+    """Return the jobs that the store lacks, by key, each before those that need it."""
+    jobs: dict[str, Job] = {}
+    for config, evaluations in tasks:
+        identity = task_id(config)
+        missing = [e for e in evaluations if store.load_evaluation(identity, e) is None]
+        weights = store.load_weights(identity)
+        if weights is None:
+            missing = list(evaluations)  # numbers of a model that is gone are not those of the one trained next
+            jobs[f"train-{identity}"] = _train_job(identity, config, store)
+        for evaluation in missing:
+            job = _evaluate_job(identity, config, evaluation, weights, store)
+            if isinstance(evaluation, SampleEvaluation):
+                _add_classifier(job, evaluation.classifier, jobs, store)
+            jobs[job.key] = job
+    return jobs
+
+
+def collect(tasks: Iterable[Task], store: Store, failures: dict[str, Failure] | None = None) -> pd.DataFrame:
+    """Return one row per task from the store: run_id, status, configuration, train_seconds, every metric."""
+    rows = []
+    for config, evaluations in tasks:
+        identity = task_id(config)
+        record = store.load_run(identity)
+        metrics = [store.load_evaluation(identity, e) for e in evaluations] if record else []
+        reasons = [f.reason for key, f in (failures or {}).items() if identity in key]
+        complete = record is not None and None not in metrics
+        row: dict[str, Any] = {"run_id": identity, "status": "done" if complete else f"failed: {'; '.join(reasons)}"}
+        row |= config.model_dump(mode="json")
+        if complete:
+            row |= summarize_training(record)  # type: ignore[arg-type]
+            for values in metrics:
+                row |= values or {}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def summarize_training(record: dict[str, Any]) -> dict[str, float]:
+    """Return what a run's history says of speed and stability.
+
+    `squared_mmd_over_training` is the mean of the squared MMD over the logged steps (slow divergences have a large
+    one), `squared_mmd_late_std` its standard deviation over the second half (unstable ones have a large one).
+    """
+    summary = {"train_seconds": record["train_seconds"]}
+    if record["history"]:
+        values = pd.Series([row["squared_mmd"] for row in record["history"]])
+        summary["squared_mmd_over_training"] = float(values.mean())
+        summary["squared_mmd_late_std"] = float(values[len(values) // 2 :].std())
+    return summary
+
+
+def collect_history(tasks: Iterable[Task], store: Store | None = None) -> pd.DataFrame:
+    """Return the logged steps of every finished task: run_id, step, loss and terms in nats, squared MMD, seconds."""
+    store = store or Store()
+    frames = []
+    for config, _ in tasks:
+        record = store.load_run(task_id(config))
+        if record:
+            frames.append(pd.DataFrame(record["history"]).assign(run_id=task_id(config)))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def load_arrays(tasks: Iterable[Task], kind: type[Evaluation], store: Store | None = None) -> list[Arrays]:
+    """Return, per task, the arrays that its evaluation of this kind kept for the figures; empty if it has none."""
+    store = store or Store()
+    found = []
+    for config, evaluations in tasks:
+        kept: Arrays = {}
+        for evaluation in evaluations:
+            if isinstance(evaluation, kind):
+                kept = store.load_arrays(task_id(config), evaluation)
+        found.append(kept)
+    return found
+
+
+def task_id(config: RunConfig | PixelConfig | ClassifierConfig) -> str:
+    """Return the identity of a configuration on its data set as it is on this machine."""
+    return run_id(config, load_data(config.dataset).checksum)
+
+
+@lru_cache(maxsize=3)
+def load_data(name: str) -> ImageData:
+    """Return a data set, read and verified once per process."""
+    from infovae.data import load
+
+    return load(name)
+
+
+def describe(config: RunConfig | PixelConfig) -> str:
+    """Return a run in a few words, for people who wait for it."""
+    if isinstance(config, PixelConfig):
+        return "pixels"
+    return f"{config.objective} λ={config.lambda_:g} d={config.latent_dim} seed={config.seed}"
+
+
+def _train_job(identity: str, config: RunConfig | PixelConfig, store: Store) -> Job:
+    cost = 0.1
+    if isinstance(config, RunConfig):
+        cost = config.steps * config.batch_size * (1.1e-3 if config.decoder == "pixelcnn" else 0.6e-3)
+    return Job(
+        key=f"train-{identity}",
+        label=describe(config),
+        seconds=cost,
+        function=_train,
+        arguments={"config": config, "dataset": config.dataset},
+        save=lambda result: store.save_run(identity, config, *result),
+    )
+
+
+def _evaluate_job(
+    identity: str, config: RunConfig | PixelConfig, evaluation: Evaluation, weights: bytes | None, store: Store
+) -> Job:
+    job = Job(
+        key=f"{type(evaluation).__name__}-{evaluation.fingerprint()}-{identity}",
+        label=f"{type(evaluation).__name__} of {describe(config)}",
+        seconds=8,
+        function=_evaluate,
+        arguments={"evaluation": evaluation, "config": config, "dataset": config.dataset, "training": weights},
+        save=lambda result: store.save_evaluation(identity, evaluation, *result),
+    )
+    if weights is None:
+        job.needs["training"] = f"train-{identity}"
+    return job
+
+
+def _add_classifier(job: Job, config: ClassifierConfig, jobs: dict[str, Job], store: Store) -> None:
+    identity = task_id(config)
+    weights = store.load_classifier(identity)
+    job.arguments["classifier"] = weights
+    if weights is None:
+        key = f"classifier-{identity}"
+        job.needs["classifier"] = key
+        if key not in jobs:
+            jobs[key] = Job(
+                key=key,
+                label=f"classifier of {config.dataset}",
+                seconds=config.steps * config.batch_size * 0.3e-3,
+                function=_train_classifier,
+                arguments={"config": config, "dataset": config.dataset},
+                save=lambda result: store.save_classifier(identity, result),
+            )
+
+
+def _execute(
+    jobs: dict[str, Job], tasks: list[Task], store: Store, on_progress: Callable[[set[str]], None] | None
+) -> dict[str, Failure]:
+    """Run the jobs on a cluster, keep each result as it arrives, and return the failures by key."""
+    from distributed import as_completed
+    from tqdm import tqdm
+
+    failures: dict[str, Failure] = {}
+    open_keys = set(jobs)
+    bar = tqdm(
+        total=round(sum(job.seconds for job in jobs.values())),
+        bar_format="{percentage:3.0f}% {bar:20} {elapsed} gone, {remaining} left | {postfix}",
+        file=sys.stderr,
+        mininterval=1,
+    )
+    with bar, connect(len(jobs)) as client:
+        state = _Progress(bar, jobs)
+        client.subscribe_topic(PROGRESS_TOPIC, state.update)
+        futures = _submit(client, jobs)
+        keys = {future: key for key, future in futures.items()}
+        for future in as_completed(list(futures.values())):
+            key = keys.pop(future)
+            job = jobs[key]
+            if future.status == "finished":
+                job.save(future.result())
+            else:
+                failures[key] = Failure(job.label, _reason(future))
+                log.error("%s failed: %s", job.label, failures[key].reason)
+            open_keys.discard(key)
+            state.finish(key)
+            del futures[key]
+            if on_progress:
+                on_progress(set(open_keys))
+    return failures
+
+
+def _submit(client: Client, jobs: dict[str, Job]) -> dict[str, Future]:
+    """Submit every job; those of more important tasks first, the longest first among equals."""
+    names = {job.arguments["dataset"] for job in jobs.values()}
+    data = {name: client.scatter(load_data(name), broadcast=True, hash=False) for name in names}
+    futures: dict[str, Future] = {}
+    pending = dict(jobs)
+    while pending:  # a job goes out once those it needs have: futures can then be its arguments
+        for key, job in list(pending.items()):
+            if all(need in futures for need in job.needs.values()):
+                arguments = {**job.arguments, **{name: futures[need] for name, need in job.needs.items()}}
+                arguments["data"] = data[arguments.pop("dataset")]
+                futures[key] = client.submit(
+                    job.function, **arguments, key=key, priority=job.seconds, pure=False, retries=0
+                )
+                del pending[key]
+    return futures
+
+
+class _Progress:
+    """One bar over all jobs, in expected seconds; between a job's start and end, its share of logged steps counts."""
+
+    def __init__(self, bar: Any, jobs: dict[str, Job]) -> None:
+        self.bar, self.jobs = bar, jobs
+        self.shares: dict[str, float] = {}
+        self.running: dict[str, str] = {}
+        self.n_done = 0
+
+    def update(self, event: tuple[float, dict[str, Any]]) -> None:
+        """Take one message of a worker: how far a job is, and its loss."""
+        _, message = event
+        key = message["key"]
+        if key not in self.jobs:
+            return
+        self.running[key] = f"{self.jobs[key].label}: {message['loss']:.1f} nats at step {message['step']}"
+        self._advance(key, message["share"])
+
+    def finish(self, key: str) -> None:
+        """Count a job as done."""
+        self.n_done += 1
+        self._advance(key, 1.0)
+        self.running.pop(key, None)
+        self.jobs.pop(key, None)
+
+    def _advance(self, key: str, share: float) -> None:
+        self.bar.update(self.jobs[key].seconds * max(0.0, share - self.shares.get(key, 0)))
+        self.shares[key] = share
+        latest = list(self.running.values())[-2:]
+        self.bar.set_postfix_str(f"{self.n_done} of {self.n_done + len(self.jobs)} jobs done; " + "; ".join(latest))
+
+
+@contextmanager
+def connect(n_jobs: int) -> Iterator[Client]:
+    """Connect to the cluster that DASK_SCHEDULER_ADDRESS names, else start one on this machine's loopback.
+
+    The local one has one single-threaded worker per core, or per GPU where there are some; INFOVAE_WORKERS overrides
+    the number.
+    """
+    import dask
+    from distributed import Client, LocalCluster
+
+    address = os.environ.get("DASK_SCHEDULER_ADDRESS")
+    if address:
+        with Client(address, timeout="20s") as client:
+            yield client
+        return
+    settings = {"distributed.worker.daemon": True, "distributed.scheduler.active-memory-manager.start": False}
+    n_workers = max(1, min(count_workers(), n_jobs))
+    with (
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=n_workers, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None,
+            silence_logs=logging.ERROR,
+        ) as cluster,
+        Client(cluster) as client,
+    ):  # fmt: skip
+        yield client
+
+
+def count_workers() -> int:
+    """Return INFOVAE_WORKERS, else the number of GPUs, else of cores."""
+    wanted = os.environ.get("INFOVAE_WORKERS", "")
+    if wanted:
+        if not wanted.isdecimal() or not 1 <= int(wanted) <= 1024:
+            raise ValueError(f"INFOVAE_WORKERS must be a whole number from 1 to 1024, got {wanted!r}")
+        return int(wanted)
+    if os.environ.get("INFOVAE_DEVICE", "") != "cpu":
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.device_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# What follows runs on a worker.
+
+
+def _train(config: RunConfig | PixelConfig, data: ImageData) -> tuple[bytes, dict[str, Any]]:
+    from safetensors.torch import save
+
+    from infovae.training import train
+
+    if isinstance(config, PixelConfig):
+        return save({}), {"history": [], "train_seconds": 0.0}
+    report = _reporter(config.steps)
+    trained = train(config, data, _worker_device(), report)
+    state = {name: tensor.contiguous() for name, tensor in trained.model.state_dict().items()}
+    return save(state), {"history": trained.history, "train_seconds": trained.train_seconds}
+
+
+def _evaluate(
+    evaluation: Evaluation,
+    config: RunConfig | PixelConfig,
+    training: bytes | tuple[bytes, dict[str, Any]],
+    data: ImageData,
+    classifier: bytes | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    from safetensors.torch import load
+
+    from infovae.evaluation import evaluate
+    from infovae.networks import PixelModel, build_model
+
+    device = _worker_device()
+    weights = training if isinstance(training, bytes) else training[0]
+    if isinstance(config, PixelConfig):
+        return evaluate(evaluation, config, PixelModel(), data, device)
+    model = build_model(config, tuple(data.train_images.shape[1:])).to(device)  # type: ignore[arg-type]
+    model.load_state_dict(load(weights))
+    return evaluate(evaluation, config, model.eval(), data, device, classifier)
+
+
+def _train_classifier(config: ClassifierConfig, data: ImageData) -> bytes:
+    from safetensors.torch import save
+
+    from infovae.evaluation.samples import train_classifier
+
+    classifier = train_classifier(
+        data.train_images,
+        data.train_labels,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        seed=config.seed,
+        device=_worker_device(),
+        progress=_reporter(config.steps),
+    )
+    return save({name: tensor.contiguous() for name, tensor in classifier.state_dict().items()})
+
+
+def _reporter(n_steps: int) -> Callable[[int, float], None]:
+    """Return a function that tells the driver how far this worker's job is."""
+    from distributed import get_worker
+    from distributed.worker import thread_state
+
+    worker, key = get_worker(), getattr(thread_state, "key", "")
+
+    def report(step: int, loss: float) -> None:
+        worker.log_event(PROGRESS_TOPIC, {"key": key, "share": step / n_steps, "step": step, "loss": loss})
+
+    return report
+
+
+def _worker_device() -> torch.device:
+    """Return this worker's device: the GPUs are dealt out to the workers in turn."""
+    import torch
+    from distributed import get_worker
+
+    from infovae.training import choose_device
+
+    torch.set_num_threads(1)
+    device = choose_device()
+    if device.type == "cuda" and not os.environ.get("INFOVAE_DEVICE"):
+        number = next(itertools.chain((int(n) for n in [str(get_worker().name)] if n.isdecimal()), [0]))
+        device = torch.device("cuda", number % torch.cuda.device_count())
+    return device
+
+
+def _reason(future: Future) -> str:
+    error = future.exception() if future.status == "error" else None
+    return f"{type(error).__name__}: {error}" if error else str(future.status)

@@ -1,0 +1,148 @@
+"""Trains one model from one configuration. Owns the loop and its random streams; knows nothing of files."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from infovae import divergences
+from infovae.config import RunConfig
+from infovae.data import ImageData, binarize, static_binarization
+from infovae.networks import Model, build_model
+from infovae.objective import Terms, info_vae_loss, lambda_at, make_divergence
+
+N_LOGGED = 25
+"""Rows of a run's history: the only points of the loop at which the host waits for the device."""
+N_VALIDATION = 1000
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss that is no longer finite."""
+
+
+class Trained(NamedTuple):
+    """A trained model, its history (one row per logged step) and the seconds that training took."""
+
+    model: Model
+    history: list[dict[str, float]]
+    train_seconds: float
+
+
+Progress = Callable[[int, float], None]
+"""Called at each logged step with the number of steps done and the loss in nats per image."""
+
+
+def train(config: RunConfig, data: ImageData, device: torch.device, progress: Progress | None = None) -> Trained:
+    """Train the model of `config`.
+
+    The result depends on the configuration, the data and the kind of device alone: on the CPU it is computed by one
+    thread, whatever else runs beside it.
+
+    Raises
+    ------
+    TrainingDiverged
+        When the loss is not finite at a logged step.
+    """
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    torch.manual_seed(config.seed)
+    generator = torch.Generator(device).manual_seed(config.seed)
+    images = training_images(config, data).to(device)
+    validation = binarize(data.validation_images[:N_VALIDATION].to(device), generator)
+    model = build_model(config, (images.shape[1], images.shape[2])).to(device)
+    divergence = make_divergence(config, device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+
+    history: list[dict[str, float]] = []
+    start = time.perf_counter()
+    for step, batch in enumerate(batches(images, config, generator)):
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * decay(step / config.steps)
+        x = binarize(batch, generator)
+        q_z_given_x = model.encoder(x)
+        z = q_z_given_x.sample(generator)
+        terms = Terms(
+            nll=-model.decoder.log_prob(x, z).mean(),
+            rate=q_z_given_x.kl().mean(),
+            divergence=divergence(z, q_z_given_x, generator),
+        )
+        loss = info_vae_loss(terms, config.alpha, lambda_at(config, step))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if is_logged(step, config.steps):  # note: these lines wait for the device, the rest of the loop does not
+            row = {"step": step + 1, "loss": loss.item()}
+            row |= {name: term.item() for name, term in terms._asdict().items()}
+            if not math.isfinite(row["loss"]):
+                raise TrainingDiverged(f"loss is {row['loss']} at step {step + 1} of {config.steps}")
+            row |= {"squared_mmd": validation_mmd(model, validation, config.seed)}
+            row |= {"seconds": time.perf_counter() - start}
+            history.append(row)
+            if progress:
+                progress(step + 1, row["loss"])
+    return Trained(model.eval(), history, time.perf_counter() - start)
+
+
+def training_images(config: RunConfig, data: ImageData) -> Tensor:
+    """Return the first n_train images (uint8, (n, H, W)), binarised once and for all if the configuration says so."""
+    if config.n_train > len(data.train_images):
+        raise ValueError(f"n_train must be at most {len(data.train_images)} for {data.name}, got {config.n_train}")
+    images = data.train_images[: config.n_train]
+    return static_binarization(images, seed=0) if config.binarization == "static" else images
+
+
+def batches(images: Tensor, config: RunConfig, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield `config.steps` batches of images, each epoch in a fresh order, without leaving the device."""
+    n, size = len(images), min(config.batch_size, len(images))
+    done = 0
+    while True:
+        order = torch.randperm(n, generator=generator, device=images.device)
+        for first in range(0, n - size + 1, size):
+            if done == config.steps:
+                return
+            done += 1
+            yield images[order[first : first + size]]
+
+
+def decay(progress: float) -> float:
+    """Return the learning rate's factor: 1 in the first half of training, then linear to 0.
+
+    DEVIATION: the paper trains at a constant rate for far longer.
+    """
+    return min(1.0, 2 * (1 - progress))
+
+
+def is_logged(step: int, n_steps: int) -> bool:
+    """Say whether a step is one of about `N_LOGGED` evenly spaced ones; the last always is."""
+    return step + 1 == n_steps or (step + 1) % math.ceil(n_steps / N_LOGGED) == 0
+
+
+@torch.no_grad()
+def validation_mmd(model: Model, x: Tensor, seed: int) -> float:
+    """Return the unbiased squared MMD between codes of validation images and as many prior draws.
+
+    The kernel is the reporting one (rbf, bandwidth `prior`). The generator is the call's own, so that looking at a
+    run does not change it.
+    """
+    generator = torch.Generator(x.device).manual_seed(seed)
+    z = model.encoder(x).sample(generator)
+    kernel = divergences.make_kernel("rbf", z.shape[1], "prior")
+    prior = torch.randn(z.shape, generator=generator, device=z.device)
+    return divergences.squared_mmd(z, prior, kernel, unbiased=True).item()
+
+
+def choose_device() -> torch.device:
+    """Return the device that INFOVAE_DEVICE names (cpu, cuda, cuda:1, mps), else the best one present."""
+    name = os.environ.get("INFOVAE_DEVICE", "")
+    if not name:
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"INFOVAE_DEVICE={name!r} cannot be used: {str(error).splitlines()[0]}") from error
