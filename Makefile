@@ -16,7 +16,7 @@ export INFOVAE_WORKERS := $(WORKERS)
 # Modules are compiled when they are first imported and kept so; pip would spend a minute on compiling them all.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install data reproduce run report verify bench lint test lab clean
+.PHONY: help install data reproduce run report lint test lab clean
 
 ## List the targets
 help:
@@ -52,14 +52,6 @@ run: .venv/installed
 ## Rebuild tables, claims and pages of results/PROFILE, without training
 report: .venv/installed
 	$(RUN) report --profile "$$PROFILE"
-
-## Train again and compare with the committed results/PROFILE
-verify: .venv/installed
-	$(RUN) verify --profile "$$PROFILE"
-
-## Measure speed side by side with other implementations
-bench: .venv/installed
-	$(RUN) bench
 
 ## Check style and types
 lint: .venv/installed

@@ -46,10 +46,10 @@ def rbf(sq_dist: Tensor, two_sigma_sq: float) -> Tensor:
 
 def imq(sq_dist: Tensor, dim: int) -> Tensor:
     """Return the sum over scales of C / (C + sq_dist), C = 2 dim scale (Tolstikhin et al. 2018, WAE, section 4)."""
-    values = torch.zeros_like(sq_dist)
+    values, one = torch.zeros_like(sq_dist), sq_dist.new_ones(())
     for scale in IMQ_SCALES:
         c = 2 * dim * scale
-        values = values + c / (c + sq_dist)
+        values = torch.addcdiv(values, one, c + sq_dist, value=c)  # values + c / (c + sq_dist), in one pass
     return values
 
 
@@ -117,7 +117,7 @@ def make_kernel(name: KernelName, dim: int, bandwidth: Bandwidth = "paper", refe
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """Return |x_i - y_j|^2, (n, dim) and (m, dim) to (n, m), by one matrix product."""
     products = torch.addmm(y.square().sum(1), x, y.T, alpha=-2)
-    return (products + x.square().sum(1, keepdim=True)).clamp_min(0)
+    return products.add_(x.square().sum(1, keepdim=True)).clamp_min_(0)
 
 
 # --- maximum mean discrepancy
@@ -154,11 +154,11 @@ def _require_pairs(n: int) -> None:
 
 
 @torch.no_grad()
-def squared_mmd_chunked(x: Tensor, y: Tensor, kernel: Kernel, chunk: int = 512) -> float:
+def squared_mmd_chunked(x: Tensor, y: Tensor, kernel: Kernel, chunk: int = 256) -> float:
     """Return the unbiased squared MMD of large samples, in memory bounded by chunk^2.
 
-    Blocks are computed in the samples' precision and added in float64. A block of 512 x 512 float32 numbers stays in a
-    core's cache, which makes it several times faster than one of 2,048 x 2,048.
+    Blocks are computed in the samples' precision and added in float64. A block of 256 x 256 float32 numbers stays in a
+    core's cache, which makes it about twice as fast as one of 1,024 x 1,024.
     """
     within = _mean_within_chunked(x, kernel, chunk) + _mean_within_chunked(y, kernel, chunk)
     total = x.new_zeros((), dtype=torch.float64)
@@ -169,7 +169,7 @@ def squared_mmd_chunked(x: Tensor, y: Tensor, kernel: Kernel, chunk: int = 512) 
 
 
 @torch.no_grad()
-def squared_mmd_no_overlap(x: Tensor, y: Tensor, kernel: Kernel, chunk: int = 512) -> float:
+def squared_mmd_no_overlap(x: Tensor, y: Tensor, kernel: Kernel, chunk: int = 256) -> float:
     """Return the unbiased squared MMD these samples would have if no x were near any y: the cross term is 0.
 
     A squared MMD near this value says "no overlap", however small it is. NaN for a kernel that does not vanish at
@@ -249,8 +249,8 @@ def stein_direction(z: Tensor, bandwidth: Bandwidth, include_self: bool = False)
         z_i, so that E phi(z_i) is the exact kernelised gradient and 0 at p (Stein's identity). With j = i, a code
         N(0, v I) stops instead where 2 (n - 1) M (1 - v) = s + 4 v, with s = 2 sigma^2 and
         M = (s / (s + 4 v))^(dim/2). For n = 100 and bandwidth `"paper"` that is v = 0.44 in 10 dimensions, and 0,
-        a collapse, in 20 and more; for `"prior"` 0.76, 0.39 and 0.10 in 10, 40 and 80. Pushing fresh noise through
-        an affine map that follows phi lands on these values, and within 3 % of v = 1 without j = i.
+        a collapse, in 20 and more; for `"prior"` 0.76, 0.39 and 0.10 in 10, 40 and 80. Trained on fresh noise in 2 to
+        80 dimensions, codes land within 3 % of that v, and within 3 % of v = 1 without j = i (in the tests).
         DEVIATION: Stein variational gradient descent as published includes j = i.
 
         True for one fixed set of particles moved again and again: there sum_{j != i} z_j = -z_i once the mean is 0,

@@ -153,7 +153,8 @@ def plot_latent_usage(table: pd.DataFrame) -> Figure:
             shade = str(PALETTE["mmd"])
             _errorbar(
                 ax, group["receptive_radius"] + 0.1 * (number + 1), group[metric], group.get(f"{metric}_ci95"),
-                f"λ = {lambda_:g}", color=shade, alpha=0.35 + 0.65 * (number + 1) / len(lambdas), marker="os^Dv"[number % 5],
+                f"λ = {lambda_:g}", color=shade, alpha=0.35 + 0.65 * (number + 1) / len(lambdas),
+                marker="os^Dv"[number % 5],
             )  # fmt: skip
         ax.axhline(table["mutual_information_cap"].max(), color="0.5", lw=0.6)
         ax.axhline(0, color="0.5", lw=0.6)
@@ -170,8 +171,8 @@ def plot_information_and_match(table: pd.DataFrame) -> Figure:
     ax = figure.subplots()
     for objective, group in _by_objective(table):
         points = ax.scatter(
-            group["squared_mmd"], group["mutual_information"], c=PALETTE[objective], s=10 + 4 * group["receptive_radius"],
-            alpha=0.8, label=objective,
+            group["squared_mmd"], group["mutual_information"], s=10 + 4 * group["receptive_radius"], alpha=0.8,
+            c=PALETTE[objective], label=objective,
         )  # fmt: skip
         points.set_edgecolor("white")
         if objective != "elbo":
@@ -183,7 +184,7 @@ def plot_information_and_match(table: pd.DataFrame) -> Figure:
                     xytext=(4, 3),
                     textcoords="offset points",
                     fontsize=6,
-                )  # type: ignore[arg-type]
+                )
     ax.axvline(0, color="0.5", lw=0.6)
     ax.set_xscale("symlog", linthresh=1e-4)
     ax.set(xlabel=LABELS["squared_mmd"], ylabel=LABELS["mutual_information"])

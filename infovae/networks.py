@@ -1,4 +1,4 @@
-"""Encoders, decoders and critics: modules that map images to codes and back. No loss, no training.
+"""The parts of a model: posteriors, encoders, decoders and critics. No loss, no training.
 
 The autoregressive decoder lives in `pixelcnn`.
 """
@@ -12,8 +12,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from infovae.config import RunConfig
 
 MIN_STD = 1e-3
 """Floor of the posterior's standard deviation, for finite densities; the authors' code has one too (0.005)."""
@@ -84,45 +82,6 @@ class IndependentDecoder(Decoder):
         return (uniforms < torch.sigmoid(self(None, z))).to(z.dtype)
 
 
-class Model(nn.Module):
-    """An encoder q(z|x) and a decoder p(x|z) under the prior p(z) = N(0, I)."""
-
-    def __init__(self, encoder: Encoder, decoder: Decoder, latent_dim: int) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
-        self.latent_dim = latent_dim
-
-
-class PixelModel(nn.Module):
-    """The baseline whose code is the image: q(z|x) has all its mass at x, flattened."""
-
-    def encoder(self, x: Tensor) -> Gaussian:
-        """Return the pixels (n, H * W) as means, with standard deviation 0."""
-        return Gaussian(x.flatten(1), torch.zeros_like(x.flatten(1)))
-
-
-def build_model(config: RunConfig, image_shape: tuple[int, int]) -> Model:
-    """Build the model of a run, with weights drawn from torch's global generator.
-
-    Parameters
-    ----------
-    image_shape : (height, width); for convolutions both must be divisible by 4.
-    """
-    from infovae.pixelcnn import PixelCNN
-
-    encoders = {"conv": _conv_encoder, "dense": _dense_encoder}
-    encoder = Encoder(encoders[config.encoder](config.latent_dim, image_shape), config.posterior_std)
-    decoder: Decoder
-    if config.decoder == "pixelcnn":
-        decoder = PixelCNN(config.latent_dim, config.pixelcnn_channels, config.pixelcnn_layers, config.receptive_radius)
-    else:
-        body = {"conv": _conv_decoder, "dense": _dense_decoder}[config.decoder]
-        decoder = IndependentDecoder(body(config.latent_dim, image_shape))
-    # channels-last: the layout in which a CPU's and a GPU's convolutions of few channels are fastest
-    return Model(encoder, decoder, config.latent_dim).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
 def mlp(sizes: list[int]) -> nn.Sequential:
     """Return a ReLU network through the given widths, linear at its end."""
     layers: list[nn.Module] = []
@@ -136,7 +95,8 @@ def build_critic(latent_dim: int) -> nn.Sequential:
     return mlp([latent_dim, 256, 256, 1])
 
 
-def _conv_encoder(latent_dim: int, image_shape: tuple[int, int]) -> nn.Sequential:
+def conv_encoder(latent_dim: int, image_shape: tuple[int, int]) -> nn.Sequential:
+    """Return the body of a convolutional encoder: (n, 1, H, W) to (n, 2 * latent_dim), H and W divisible by 4."""
     height, width = _quarter(image_shape)
     return nn.Sequential(
         *(nn.Conv2d(1, 32, 4, stride=2, padding=1), nn.ReLU()),
@@ -145,7 +105,8 @@ def _conv_encoder(latent_dim: int, image_shape: tuple[int, int]) -> nn.Sequentia
     )
 
 
-def _conv_decoder(latent_dim: int, image_shape: tuple[int, int]) -> nn.Sequential:
+def conv_decoder(latent_dim: int, image_shape: tuple[int, int]) -> nn.Sequential:
+    """Return the body of a convolutional decoder: codes (n, latent_dim) to logits (n, 1, H, W)."""
     height, width = _quarter(image_shape)
     return nn.Sequential(
         *(nn.Linear(latent_dim, 64 * height * width), nn.ReLU(), nn.Unflatten(1, (64, height, width))),
@@ -154,11 +115,13 @@ def _conv_decoder(latent_dim: int, image_shape: tuple[int, int]) -> nn.Sequentia
     )
 
 
-def _dense_encoder(latent_dim: int, image_shape: tuple[int, int]) -> nn.Sequential:
+def dense_encoder(latent_dim: int, image_shape: tuple[int, int]) -> nn.Sequential:
+    """Return the body of a dense encoder: images (n, 1, H, W) to (n, 2 * latent_dim)."""
     return nn.Sequential(nn.Flatten(), *mlp([math.prod(image_shape), 512, 512, 2 * latent_dim]))
 
 
-def _dense_decoder(latent_dim: int, image_shape: tuple[int, int]) -> nn.Sequential:
+def dense_decoder(latent_dim: int, image_shape: tuple[int, int]) -> nn.Sequential:
+    """Return the body of a dense decoder: codes (n, latent_dim) to logits (n, 1, H, W)."""
     return nn.Sequential(*mlp([latent_dim, 512, 512, math.prod(image_shape)]), nn.Unflatten(1, (1, *image_shape)))
 
 

@@ -88,11 +88,13 @@ class PixelCNN(Decoder):
         canvas = z.new_zeros(n, 1, height + reach, width + 2 * reach)
         row_above = [z.new_zeros(n, c, 1, width) for _ in self.vertical]
         pixel_weights = self.pixels_left.weight[:, 0, 0].T.contiguous()  # (reach, c)
-        taps = [(conv.weight[:, :, 0, 0].T.contiguous(), conv.weight[:, :, 0, 1].T.contiguous(), shift if conv.bias is None else shift + conv.bias)
-                for conv, shift in zip(self.horizontal, for_h[1:], strict=True)]  # fmt: skip
+        taps = [
+            (conv.weight[:, :, 0, 0].T.contiguous(), conv.weight[:, :, 0, 1].T.contiguous(), _bias(conv) + shift)
+            for conv, shift in zip(self.horizontal, for_h[1:], strict=True)
+        ]
         logit_weight = self.to_logit.weight[:, :, 0, 0].T
         # u < sigmoid(a + b)  <=>  logit(u) - b < a
-        thresholds = torch.logit(uniforms[:, 0].to(z.dtype)) - self.to_logit.bias
+        thresholds = torch.logit(uniforms[:, 0].to(z.dtype)) - _bias(self.to_logit)
         for i in range(height):
             v = F.conv2d(canvas[:, :, i : i + reach], self.rows_above.weight, self.rows_above.bias)
             v = F.relu_(v + for_v[0][..., None, None])
@@ -116,6 +118,10 @@ class PixelCNN(Decoder):
         """Return what z adds to each layer's pre-activation: n_layers + 1 tensors (n, c) for either stack."""
         shifts = self.from_z(z).unflatten(1, (2, self.n_layers + 1, self.n_channels)).unbind(1)
         return shifts[0].unbind(1), shifts[1].unbind(1)
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    return conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
 
 
 def context_pixels(receptive_radius: int, n_layers: int) -> int:

@@ -56,7 +56,7 @@ def write_tables(experiment: Experiment, runs: pd.DataFrame, folder: Path) -> No
 
 
 def format_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with each metric and its interval in one cell, "mean ± half-width"; "–" where there is no number."""
+    """Return a table with each metric and its interval in one cell, "mean ± half-width"; "–" for no number."""
     readable = pd.DataFrame(index=table.index)
     for column in table.columns:
         if column.endswith("_ci95"):
@@ -121,8 +121,8 @@ def write_report(profile: str, folder: Path) -> None:
 def format_claims(claims: pd.DataFrame) -> pd.DataFrame:
     """Return the ledger's readable columns: statement, source, effect with its interval, bound, n, verdict."""
     interval = [
-        _number(row.mean) + (f" [{_number(row.ci95_low)}, {_number(row.ci95_high)}]" if row.n_seeds > 1 else "")
-        for row in claims.itertuples(index=False, name="Row")
+        _number(mean) + (f" [{_number(low)}, {_number(high)}]" if n_seeds > 1 else "")
+        for mean, low, high, n_seeds in claims[["mean", "ci95_low", "ci95_high", "n_seeds"]].to_numpy()
     ]
     return pd.DataFrame(
         {
@@ -157,7 +157,7 @@ def describe_budget(experiment: Experiment, runs: pd.DataFrame) -> str:
     epochs = experiment.steps * experiment.batch_size / experiment.n_train
     return (
         f"{len(runs)} runs on {experiment.dataset}, {len(experiment.seeds)} seed(s), {experiment.n_train:,} images, "
-        f"{experiment.steps:,} steps of {experiment.batch_size} ({epochs:.1f} epochs; the paper trains for far longer), "
+        f"{experiment.steps:,} steps of {experiment.batch_size} ({epochs:.1f} epochs; the paper trains far longer), "
         f"{seconds:,.0f} s of training in all"
     )
 

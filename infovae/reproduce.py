@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from infovae import __version__
 from infovae.config import PROJECT_ROOT, ParameterError, unknown_name
 from infovae.experiments import MODULES, Experiment, make_experiment
 
@@ -112,7 +113,7 @@ def write_environment(folder: Path) -> None:
         "machine": platform.machine(),
         "device": _device_name(),
         "packages": {name: metadata.version(name) for name in RECORDED_PACKAGES},
-        "infovae": metadata.version("infovae"),
+        "infovae": __version__,
     }
     write_atomically(folder / "environment.json", to_json(facts) + b"\n")
 

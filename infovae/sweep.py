@@ -394,7 +394,7 @@ def _evaluate(
     from safetensors.torch import load
 
     from infovae.evaluation import evaluate
-    from infovae.networks import PixelModel, build_model
+    from infovae.model import PixelModel, build_model
 
     device = _worker_device()
     weights = training if isinstance(training, bytes) else training[0]

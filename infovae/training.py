@@ -14,7 +14,7 @@ from torch import Tensor
 from infovae import divergences
 from infovae.config import RunConfig
 from infovae.data import ImageData, binarize, static_binarization
-from infovae.networks import Model, build_model
+from infovae.model import Model, build_model
 from infovae.objective import Terms, info_vae_loss, lambda_at, make_divergence
 
 N_LOGGED = 25

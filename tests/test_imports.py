@@ -8,13 +8,14 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "infovae"
 LAYERS = [
-    ["config", "data", "networks", "pixelcnn", "divergences"],
+    ["config", "data", "networks", "pixelcnn", "model", "divergences", "adversarial"],
     ["objective"],
     ["training", "evaluation"],
     ["store", "sweep"],
     ["experiments"],
     ["figures", "claims", "report"],
     ["notebooks"],
+    ["reproduce"],
     ["__main__"],
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}

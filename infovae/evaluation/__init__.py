@@ -16,7 +16,8 @@ from infovae.config import (
     SemiSupervisedEvaluation,
 )
 from infovae.data import ImageData, binarize, static_binarization
-from infovae.networks import Gaussian, Model, PixelModel
+from infovae.model import Model, PixelModel
+from infovae.networks import Gaussian
 
 N_KEPT = 2000
 """Codes kept for the plot of a two-dimensional latent plane."""
@@ -34,7 +35,7 @@ def evaluate(
     device: torch.device,
     classifier: bytes | None = None,
 ) -> Evaluated:
-    """Evaluate a trained model; the result depends on the arguments alone, through a generator seeded by the run's seed.
+    """Evaluate a trained model; the result depends on the arguments alone: the generator has the run's seed.
 
     Parameters
     ----------

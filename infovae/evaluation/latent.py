@@ -147,8 +147,8 @@ def reconstruction_nll(decoder: Decoder, x: Tensor, z: Tensor, batch_size: int =
     ----------
     x : Tensor, shape (n, 1, h, w)
     z : Tensor, shape (n, d)
-        From q(z|x) for the reconstruction error. From p(z) for what the wrong code costs: the same number if the decoder
-        ignores z.
+        From q(z|x) for the reconstruction error. From p(z) for what the wrong code costs: the same number if the
+        decoder ignores z.
     """
     if len(x) != len(z):
         raise ValueError(f"{len(x)} images and {len(z)} codes: pass one code for each image")

@@ -1,0 +1,41 @@
+"""Shared by the tests: the embedded digits, and a store and results folder of each test's own."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from infovae.config import RunConfig
+from infovae.data import ImageData, load
+from infovae.store import Store
+
+settings.register_profile("shared-machine", deadline=None)  # a slow machine is not a failing test
+settings.load_profile("shared-machine")
+
+
+@pytest.fixture(scope="session")
+def digits() -> ImageData:
+    """Scikit-learn's 8x8 digits: no download."""
+    return load("digits")
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """An empty store, also the default one of everything that asks for it."""
+    monkeypatch.setenv("INFOVAE_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("INFOVAE_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("INFOVAE_DEVICE", "cpu")
+    return Store()
+
+
+def tiny(**changes: object) -> RunConfig:
+    """Return a run on the digits that takes a fraction of a second."""
+    values = {
+        "dataset": "digits",
+        "n_train": 500,
+        "steps": 20,
+        "batch_size": 25,
+        "latent_dim": 2,
+        "receptive_radius": 4,
+    }
+    return RunConfig(**{**values, "pixelcnn_layers": 1, "pixelcnn_channels": 4, **changes})  # type: ignore[arg-type]

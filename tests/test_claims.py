@@ -1,0 +1,81 @@
+"""Verdicts on made-up runs whose truth is known: both directions, too few seeds, missing conditions."""
+
+import pandas as pd
+import pytest
+
+from infovae.claims import CLAIMS, judge, ledger
+from infovae.experiments import MODULES
+
+BY_NAME = {claim.name: claim for claim in CLAIMS}
+
+
+def semi(elbo: list[float], mmd: list[float]) -> pd.DataFrame:
+    rows = [("elbo", seed, value) for seed, value in enumerate(elbo)]
+    rows += [("mmd_annealed", seed, value) for seed, value in enumerate(mmd)]
+    frame = pd.DataFrame(rows, columns=["objective", "seed", "svm_error"])
+    return frame.assign(latent_dim=10, status="done")
+
+
+def test_claim_that_holds_is_reproduced() -> None:
+    row = judge(BY_NAME["infovae_beats_elbo_semi_supervised"], semi([0.9, 0.88, 0.91], [0.1, 0.12, 0.11]))
+    assert row["verdict"] == "reproduced" and row["n_seeds"] == 3
+    assert row["mean"] == pytest.approx((0.1 - 0.9 + 0.12 - 0.88 + 0.11 - 0.91) / 3)
+    # t(0.975, 2) = 4.302653 times the standard error of the three paired differences
+    mean = -0.7866666666666667
+    assert row["ci95_high"] == pytest.approx(mean + 4.302653 * pd.Series([-0.8, -0.76, -0.8]).std() / 3**0.5)
+
+
+def test_claim_that_is_turned_round_is_not_reproduced() -> None:
+    row = judge(BY_NAME["infovae_beats_elbo_semi_supervised"], semi([0.1, 0.12, 0.11], [0.9, 0.88, 0.91]))
+    assert row["verdict"] == "not reproduced"
+
+
+def test_seeds_that_disagree_are_inconclusive() -> None:
+    row = judge(BY_NAME["infovae_beats_elbo_semi_supervised"], semi([0.5, 0.1, 0.5], [0.1, 0.5, 0.45]))
+    assert row["verdict"] == "inconclusive"
+
+
+def test_one_seed_never_decides() -> None:
+    assert judge(BY_NAME["infovae_beats_elbo_semi_supervised"], semi([0.9], [0.1]))["verdict"] == "inconclusive"
+
+
+def test_missing_condition_is_not_measured() -> None:
+    runs = semi([0.9, 0.9], [0.1, 0.1])
+    only_elbo = runs[runs["objective"] == "elbo"]
+    assert judge(BY_NAME["infovae_beats_elbo_semi_supervised"], only_elbo)["verdict"] == "not measured"
+    assert judge(BY_NAME["infovae_beats_elbo_semi_supervised"], None)["verdict"] == "not measured"
+
+
+def test_failed_runs_do_not_count_and_are_told() -> None:
+    runs = semi([0.9, 0.88, 0.91], [0.1, 0.12, 0.11])
+    runs.loc[5, "status"] = "failed: loss is nan"
+    row = judge(BY_NAME["infovae_beats_elbo_semi_supervised"], runs)
+    assert row["n_seeds"] == 2 and row["n_failed_runs"] == 1
+
+
+def usage(elbo: float, infovae: list[tuple[float, float, float]]) -> pd.DataFrame:
+    rows = []
+    for seed in range(3):
+        jitter = 0.01 * seed
+        rows.append(("elbo", 0.0, 1.0, seed, 12, elbo + jitter, 0.0))
+        rows.append(("elbo", 0.0, 1.0, seed, 4, 5.0 + jitter, 0.0))
+        rows += [("mmd", 1.0, lambda_, seed, 12, i + jitter, mmd) for lambda_, i, mmd in infovae]
+    names = ["objective", "alpha", "lambda_", "seed", "receptive_radius", "mutual_information", "squared_mmd"]
+    return pd.DataFrame(rows, columns=names).assign(status="done", mutual_information_cap=9.21)
+
+
+def test_information_is_judged_at_the_largest_field_and_not_bought_by_giving_up_the_prior() -> None:
+    runs = usage(0.05, [(10.0, 9.2, 0.4), (1000.0, 0.01, 0.001)])
+    assert judge(BY_NAME["elbo_ignores_z"], runs)["verdict"] == "reproduced"
+    assert judge(BY_NAME["infovae_keeps_z"], runs)["verdict"] == "not reproduced"  # the one that matches is empty
+    runs = usage(4.0, [(10.0, 9.2, 0.4), (1000.0, 9.0, 0.001)])
+    assert judge(BY_NAME["elbo_ignores_z"], runs)["verdict"] == "not reproduced"
+    assert judge(BY_NAME["infovae_keeps_z"], runs)["verdict"] == "reproduced"
+
+
+def test_ledger_has_every_claim_and_every_claim_an_experiment() -> None:
+    frame = ledger({})
+    assert list(frame["claim"]) == [claim.name for claim in CLAIMS]
+    assert frame["claim"].is_unique
+    assert set(frame["experiment"]) <= set(MODULES)
+    assert set(frame["verdict"]) == {"not measured"}

@@ -1,0 +1,90 @@
+"""What a run's configuration accepts, fills in and refuses, and when two of them are the same run."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from infovae.config import OBJECTIVES, LatentEvaluation, RunConfig, SampleEvaluation, unknown_name
+
+WEIGHTS = {  # paper, section "Special cases": (1 - alpha, lambda_ + alpha - 1)
+    "elbo": (1.0, 0.0),
+    "beta_vae": (4.0, 0.0),
+    "unregularized": (0.0, 0.0),
+    "mmd": (0.0, 1000.0),
+    "jensen": (0.0, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_named_objectives_have_the_papers_weights(name: str) -> None:
+    config = RunConfig(objective=name)  # type: ignore[arg-type]
+    assert (config.rate_weight, config.divergence_weight) == WEIGHTS[name]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_named_objective_is_valid(name: str) -> None:
+    config = RunConfig(objective=name)  # type: ignore[arg-type]
+    assert config.divergence_weight >= 0
+
+
+@given(beta=st.floats(0.01, 100))
+def test_beta_vae_is_alpha_1_minus_beta(beta: float) -> None:
+    config = RunConfig(objective="beta_vae", alpha=1 - beta, lambda_=1 - (1 - beta))
+    assert config.divergence_weight == 0
+    assert config.rate_weight == pytest.approx(beta)
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"alpha": 1.5, "objective": "mmd"}, "less than or equal to 1"),
+    ({"lambda_": -1.0}, "greater than or equal to 0"),
+    ({"objective": "mmd", "alpha": 0.0, "lambda_": 0.5}, "must not be negative"),
+    ({"objective": "elbo", "lambda_": 2.0}, "has no divergence"),
+    ({"objective": "mmd", "alpha": float("nan")}, "finite"),
+    ({"objective": "mmd", "lambda_": float("inf")}, "finite"),
+    ({"latent_dim": 0}, "greater than or equal to 1"),
+    ({"latent_dim": 2.0}, "integer"),
+    ({"latent_dim": True}, "integer"),
+    ({"seed": -1}, "greater than or equal to 0"),
+    ({"steps": "100"}, "integer"),
+    ({"learning_rate": 0.0}, "greater than 0"),
+    ({"learning_rate": True}, "number"),
+    ({"objective": "mmmd"}, "mmd"),
+    ({"receptive_radius": 3, "pixelcnn_layers": 3}, "receptive_radius must exceed"),
+    ({"objective": "mmd", "lambda_start": 2000.0}, "lambda_start"),
+    ({"latnet_dim": 3}, "extra"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), REFUSED)
+def test_refusals_say_what_is_allowed(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        RunConfig(**values)
+
+
+def test_configurations_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        RunConfig().seed = 1
+
+
+def test_fingerprint_expands_defaults_and_sees_every_field() -> None:
+    explicit = RunConfig(objective="mmd", alpha=1.0, lambda_=1000.0)
+    assert explicit.fingerprint("data") == RunConfig(objective="mmd").fingerprint("data")
+    changes: list[dict[str, Any]] = [
+        {"seed": 1}, {"lambda_": 999.0}, {"steps": 7}, {"decoder": "conv"}, {"n_train": 10}, {"kernel": "imq"},
+        {"posterior_std": "exp"}, {"receptive_radius": 9}, {"dataset": "digits"}, {"binarization": "static"},
+    ]  # fmt: skip
+    prints = {RunConfig(**{"objective": "mmd", **change}).fingerprint("data") for change in changes}
+    assert len(prints | {explicit.fingerprint("data")}) == len(changes) + 1
+    assert explicit.fingerprint("data") != explicit.fingerprint("other data")
+
+
+def test_evaluations_of_different_kinds_differ() -> None:
+    assert LatentEvaluation().fingerprint() != SampleEvaluation().fingerprint()
+
+
+def test_unknown_name_suggests_the_closest() -> None:
+    assert "did you mean 'lambdas'" in unknown_name("parameter", "lamdas", ["lambdas", "alphas"])
+    assert "did you mean" not in unknown_name("parameter", "zzz", ["lambdas", "alphas"])

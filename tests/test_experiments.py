@@ -1,0 +1,158 @@
+"""Parameters are refused before anything starts; grids hold what they say; tables are averages that hide nothing."""
+
+import json
+import math
+import re
+from typing import Any
+
+import nbformat
+import pandas as pd
+import pytest
+
+from infovae.config import PROJECT_ROOT, ParameterError, PixelConfig
+from infovae.experiments import MODULES, aggregate, experiment_class, make_experiment
+from infovae.reproduce import load_profile, parse_assignments, profile_names
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("latent_usage", {"lamdas": [10]}, "unknown parameter 'lamdas'; did you mean 'lambdas'"),
+    ("latent_usage", {"alphas": [1.5]}, "alphas.0.*less than or equal to 1, got 1.5"),
+    ("latent_usage", {"lambdas": [-1]}, "lambdas.0.*greater than or equal to 0"),
+    ("latent_usage", {"alphas": [0.0], "lambdas": [0.5]}, "alpha \\+ lambda_ - 1 must not be negative"),
+    ("latent_usage", {"latent_dim": 0}, "latent_dim.*greater than or equal to 1"),
+    ("latent_usage", {"receptive_radii": [3]}, "receptive_radius must exceed"),
+    ("latent_usage", {"objective": "elbo"}, "has no divergence"),
+    ("latent_usage", {"seeds": "[0"}, "not a list in JSON notation"),
+    ("latent_usage", {"decoder": "pixelcn"}, "decoder.*'pixelcnn'"),
+    ("divergence_comparison", {"seeds": []}, "seeds.*at least 1 item"),
+    ("divergence_comparison", {"seeds": [0, 0]}, "0 is repeated"),
+    ("divergence_comparison", {"seeds": 0}, "seeds.*valid tuple"),
+    ("divergence_comparison", {"latent_dims": [2.5]}, "latent_dims.0.*integer"),
+    ("divergence_comparison", {"objectives": ["mmmd"]}, "objectives.0.*'mmd'"),
+    ("divergence_comparison", {"objectives": "mmd"}, "objectives.*valid tuple, got 'mmd'"),
+    ("divergence_comparison", {"steps": "many"}, "steps.*integer, got 'many'"),
+    ("divergence_comparison", {"steps": True}, "steps.*integer"),
+    ("divergence_comparison", {"dataset": "cifar"}, "dataset.*'digits'"),
+    ("divergence_comparison", {"dataset": "digits", "n_train": 2000}, "n_train must be at most 1000 for digits"),
+    ("divergence_comparison", {"n_train": 60_000}, "n_train must be at most 50000 for mnist"),
+    ("divergence_comparison", {"learning_rate": float("nan")}, "learning_rate.*"),
+    ("divergence_comparison", {"batch_size": 10**12}, "batch_size.*less than or equal"),
+    ("semi_supervised", {"n_labels": 7}, "n_labels.*greater than or equal to 20"),
+    ("semi_supervised", {"n_draws": None}, "n_draws.*integer, got None"),
+]
+
+
+@pytest.mark.parametrize(("name", "parameters", "message"), REFUSED)
+def test_refusals_name_parameter_value_and_what_is_allowed(name: str, parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        make_experiment(name, parameters)
+
+
+def test_unknown_experiment_suggests_the_closest() -> None:
+    with pytest.raises(ParameterError, match="did you mean 'latent_usage'"):
+        experiment_class("latent_use")
+
+
+def test_lists_may_come_as_papermill_hands_them_over() -> None:
+    experiment = make_experiment("divergence_comparison", {"seeds": "[0, 3]", "objectives": '["mmd"]'})
+    assert experiment.seeds == (0, 3)
+    assert len(experiment.grid()) == 2 * 2
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_grid_is_every_combination_once(name: str) -> None:
+    experiment = make_experiment(name, {"seeds": [0, 1]})
+    configs = [task.config for task in experiment.grid()]
+    assert len(set(configs)) == len(configs)
+    seeds = [config.seed for config in configs if not isinstance(config, PixelConfig)]
+    assert seeds.count(0) == seeds.count(1) == len(seeds) / 2
+
+
+def test_semi_supervised_uses_the_models_of_the_comparison() -> None:
+    for profile in profile_names():
+        experiments = load_profile(profile)
+        models = {task.config for task in experiments["divergence_comparison"].grid()}
+        used = {task.config for task in experiments["semi_supervised"].grid()}
+        assert {config for config in used if not isinstance(config, PixelConfig)} <= models, profile
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_notebook_parameters_are_the_experiments_fields_and_defaults(name: str) -> None:
+    cls = experiment_class(name)
+    notebook = nbformat.read(PROJECT_ROOT / "notebooks" / f"{cls.notebook}.ipynb", as_version=4)
+    cells = [cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(cells) == 1
+    values: dict[str, Any] = {}
+    exec(cells[0], values)
+    fields = json.loads(cls().model_dump_json())
+    assert values.pop("output_folder") == ""
+    assert {key: values[key] for key in fields} == fields
+    assert len(re.findall(r"^\w+:.*  # .+", cells[0], re.M)) == len(fields) + 1  # every one is explained
+    passed = re.search(rf"{cls.__name__}\((.*?)\)\s*# fmt", "\n".join(c.source for c in notebook.cells), re.S)
+    assert passed is not None
+    assert set(re.findall(r"(\w+)=\1", passed.group(1))) == set(fields)  # and every one reaches the experiment
+
+
+def test_average_over_seeds_with_students_interval() -> None:
+    runs = pd.DataFrame({"a": ["x"] * 3, "b": [1] * 3, "m": [1.0, 2.0, 6.0], "status": "done"})
+    row = aggregate(runs, ("a", "b"), ("m",)).iloc[0]
+    assert row["m"] == 3 and row["n_seeds"] == 3
+    # t(0.975, 2) = 4.302653, standard deviation sqrt(7)
+    assert row["m_ci95"] == pytest.approx(4.302653 * math.sqrt(7) / math.sqrt(3), rel=1e-6)
+
+
+def test_failed_runs_are_counted_and_a_single_seed_has_no_interval() -> None:
+    runs = pd.DataFrame({"a": ["x", "x"], "m": [1.0, math.nan], "status": ["done", "failed: loss is nan"]})
+    row = aggregate(runs, ("a",), ("m",)).iloc[0]
+    assert (row["m"], row["n_seeds"], row["n_failed"]) == (1, 1, 1)
+    assert math.isnan(row["m_ci95"])
+
+
+@pytest.mark.parametrize("profile", profile_names())
+def test_every_profile_is_valid(profile: str) -> None:
+    assert set(load_profile(profile)) == set(MODULES)
+
+
+def test_unknown_profile_suggests_the_closest() -> None:
+    with pytest.raises(ParameterError, match="did you mean 'quick'"):
+        load_profile("quik")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: [", "not readable YAML"),
+        ("- 1", "must map experiments"),
+        ("latent_usage: 3", "must map experiments"),
+        ("latent_use: {}", "did you mean 'latent_usage'"),
+        ("latent_usage: {lamdas: [1]}", "did you mean 'lambdas'"),
+    ],
+)
+def test_damaged_profile_is_refused(content: str, message: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.yaml").write_text(content)
+    monkeypatch.setattr("infovae.reproduce.PROFILES", tmp_path)
+    with pytest.raises(ParameterError, match=message):
+        load_profile("mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("lambdas=[10] seeds=[0]", {"lambdas": [10], "seeds": [0]}),
+        ("lambdas=[1, 10]  seeds=[0]", {"lambdas": [1, 10], "seeds": [0]}),
+        ("learning_rate=1e-3", {"learning_rate": 1e-3}),
+        ("objectives=[mmd, elbo]", {"objectives": ["mmd", "elbo"]}),
+        ('objectives=["mmd"]', {"objectives": ["mmd"]}),
+        ("dataset=digits", {"dataset": "digits"}),
+        ('dataset="digits"', {"dataset": "digits"}),
+        ("a={x} b=$HOME", {"a": "{x}", "b": "$HOME"}),
+        ("", {}),
+    ],
+)
+def test_assignments(text: str, expected: dict[str, Any]) -> None:
+    assert parse_assignments([text]) == expected
+
+
+@pytest.mark.parametrize("text", ["seeds", "=3", "seeds=[0] seeds=[1]", "1a=2"])
+def test_bad_assignments_are_refused(text: str) -> None:
+    with pytest.raises(ParameterError):
+        parse_assignments([text])

@@ -1,0 +1,74 @@
+"""Densities against torch.distributions and closed forms; every encoder and decoder on both image sizes."""
+
+import math
+
+import pytest
+import torch
+from torch.distributions import Bernoulli, Normal, kl_divergence
+
+from infovae.config import RunConfig
+from infovae.model import build_model
+from infovae.networks import MIN_STD, Encoder, Gaussian
+
+
+def test_gaussian_log_prob_and_kl_are_those_of_torch() -> None:
+    torch.manual_seed(0)
+    mu, std, z = torch.randn(7, 4).double(), torch.rand(7, 4).double() + 0.1, torch.randn(7, 4).double()
+    q = Gaussian(mu, std)
+    assert torch.allclose(q.log_prob(z), Normal(mu, std).log_prob(z).sum(1))
+    prior = Normal(torch.zeros_like(mu), torch.ones_like(std))
+    assert torch.allclose(q.kl(), kl_divergence(Normal(mu, std), prior).sum(1))
+
+
+def test_sample_is_reparametrised_and_has_the_right_moments() -> None:
+    mu = torch.full((200_000, 1), 2.0, dtype=torch.double, requires_grad=True)
+    std = torch.full((200_000, 1), 0.5, dtype=torch.double, requires_grad=True)
+    z = Gaussian(mu, std).sample(torch.Generator().manual_seed(0))
+    assert z.mean().item() == pytest.approx(2, abs=0.005)
+    assert z.std().item() == pytest.approx(0.5, abs=0.005)
+    z.sum().backward()
+    assert mu.grad is not None and std.grad is not None
+    assert torch.equal(mu.grad, torch.ones_like(mu))
+    assert torch.allclose(std.grad, (z.detach() - 2) / 0.5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "at_zero", "largest"),
+    [("sigmoid", 0.5, 1.0), ("exp", 1.0, math.exp(7.5)), ("softplus", math.log(2), 15.0)],
+)
+def test_posterior_std_parametrisations(kind: str, at_zero: float, largest: float) -> None:
+    encoder = Encoder(torch.nn.Identity(), kind)
+    std = encoder(torch.tensor([[0.0, 0.0], [0.0, 1e6], [0.0, -1e6]])).std[:, 0]
+    assert std[0].item() == pytest.approx(at_zero + MIN_STD)
+    assert std[1].item() == pytest.approx(largest + MIN_STD, rel=1e-4)
+    assert std[2].item() == pytest.approx(MIN_STD)
+
+
+@pytest.mark.parametrize("size", [28, 8])
+@pytest.mark.parametrize("encoder", ["conv", "dense"])
+@pytest.mark.parametrize("decoder", ["pixelcnn", "conv", "dense"])
+def test_every_model_gives_a_likelihood_of_images(size: int, encoder: str, decoder: str) -> None:
+    torch.manual_seed(0)
+    config = RunConfig(encoder=encoder, decoder=decoder, latent_dim=3)  # type: ignore[arg-type]
+    model = build_model(config, (size, size))
+    x = (torch.rand(5, 1, size, size) < 0.3).float()
+    q = model.encoder(x)
+    assert q.mu.shape == q.std.shape == (5, 3)
+    logits = model.decoder(x, q.mu)
+    expected = Bernoulli(logits=logits).log_prob(x).sum((1, 2, 3))  # summed over pixels, one number per image
+    assert torch.allclose(model.decoder.log_prob(x, q.mu), expected, atol=1e-3)
+    drawn = model.decoder.sample(q.mu, torch.rand(5, 1, size, size))
+    assert drawn.shape == x.shape and set(drawn.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_independent_decoder_samples_by_its_probabilities() -> None:
+    torch.manual_seed(0)
+    model = build_model(RunConfig(decoder="dense", latent_dim=2), (8, 8))
+    z = torch.randn(1, 2).expand(20_000, -1)
+    frequency = model.decoder.sample(z, torch.rand(20_000, 1, 8, 8)).mean(0)
+    assert (frequency - torch.sigmoid(model.decoder(None, z[:1]))[0]).abs().max() < 0.02
+
+
+def test_convolutions_refuse_sides_they_cannot_halve_twice() -> None:
+    with pytest.raises(ValueError, match="divisible by 4"):
+        build_model(RunConfig(), (10, 10))

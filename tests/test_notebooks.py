@@ -1,0 +1,207 @@
+"""Every notebook executed on the embedded digits, through the front door, and what is published of it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from infovae import notebooks
+from infovae.config import PROJECT_ROOT
+from infovae.experiments import MODULES, make_experiment
+from infovae.notebooks import NotebookError, clean_staging, execute
+from infovae.report import load_published, write_report
+from infovae.reproduce import load_profile
+
+SOURCES = sorted((PROJECT_ROOT / "notebooks").glob("*.ipynb"))
+
+
+def command_line(*arguments: str, home: Path, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line with a store and results of its own; check the exit status."""
+    folders = {"INFOVAE_STORE": str(home / "store"), "INFOVAE_RESULTS": str(home / "results"), "INFOVAE_DEVICE": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-m", "infovae", *arguments],
+        env={**os.environ, **folders, **environment},
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smoke profile, reproduced once from an empty store."""
+    home = tmp_path_factory.mktemp("smoke")
+    command_line("reproduce", "--profile", "smoke", home=home)
+    return home
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", MODULES)
+def test_every_experiment_is_published_whole(smoke: Path, name: str) -> None:
+    folder = smoke / "results" / "smoke" / name
+    published = {path.name for path in folder.iterdir()}
+    assert {
+        "notebook.ipynb", "notebook.html", "runs.csv", "table.csv", "table.md", "table.tex", "parameters.json",
+    } <= published  # fmt: skip
+    assert any(path.endswith(".png") for path in published)
+    assert not [path for path in published if path.startswith(".staging") or "failed" in path]
+    notebook = nbformat.read(folder / "notebook.ipynb", as_version=4)
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert not [output for output in outputs if output.get("name") == "stderr"], "a reader would see noise"
+    assert str(smoke) not in (folder / "notebook.ipynb").read_text(encoding="utf-8")
+    runs = pd.read_csv(folder / "runs.csv")
+    assert (runs["status"] == "done").all() and runs["run_id"].is_unique
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_number_of_a_table_recomputes_from_its_runs(smoke: Path, name: str) -> None:
+    folder = smoke / "results" / "smoke" / name
+    experiment, runs = load_published(folder.parent)[name]
+    table = pd.read_csv(folder / "table.csv")
+    pd.testing.assert_frame_equal(experiment.table(runs), table, check_dtype=False)
+    group = table.iloc[0]
+    of_group = runs[(runs["objective"] == group["objective"])]
+    if "latent_dim" in table:
+        of_group = of_group[of_group["latent_dim"] == group["latent_dim"]]
+    metric = next(column for column in map(str, table.columns) if f"{column}_ci95" in table)
+    assert group[metric] == pytest.approx(of_group[metric].mean())
+
+
+def test_pages_request_nothing_from_elsewhere(smoke: Path) -> None:
+    pages = [*(smoke / "results/smoke").glob("*/notebook.html"), smoke / "results/smoke/index.html"]
+    assert len(pages) == len(MODULES) + 1
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        loading = re.findall(r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=[\"'](https?:)?//", text)
+        assert not loading, page
+        assert not re.findall(r"@import|url\([\"']?https?:", text), page
+
+
+def test_report_is_made_again_from_the_published_runs_alone(smoke: Path) -> None:
+    folder = smoke / "results" / "smoke"
+    names = ["report.md", "claims.csv", "index.html", *(f"{name}/table.tex" for name in MODULES)]
+    before = {name: (folder / name).read_bytes() for name in names}
+    for name in names:
+        (folder / name).unlink()
+    write_report("smoke", folder)
+    assert {name: (folder / name).read_bytes() for name in names} == before
+    assert json.loads((folder / "environment.json").read_text())["packages"]["torch"]
+
+
+def test_second_reproduction_trains_nothing_and_changes_nothing(smoke: Path) -> None:
+    records = {path: path.stat().st_mtime_ns for path in (smoke / "store").rglob("*") if path.is_file()}
+    tables = {path: path.read_bytes() for path in (smoke / "results").rglob("*.csv")}
+    command_line("reproduce", "--profile", "smoke", home=smoke)
+    assert {path: path.stat().st_mtime_ns for path in (smoke / "store").rglob("*") if path.is_file()} == records
+    assert {path: path.read_bytes() for path in (smoke / "results").rglob("*.csv")} == tables
+
+
+def test_run_writes_beside_the_profiles_and_prints_its_table(smoke: Path) -> None:
+    before = (smoke / "results/smoke/latent_usage/runs.csv").read_bytes()
+    text = "dataset=digits n_train=500 steps=10 seeds=[0] alphas=[1] lambdas=[10] receptive_radii=[5] latent_dim=2"
+    done = command_line("run", "latent_usage", "-p", text, home=smoke)
+    assert "mutual_information" in done.stdout and "notebook.ipynb" in done.stdout
+    assert (smoke / "results/custom/latent_usage/table.csv").is_file()
+    assert (smoke / "results/smoke/latent_usage/runs.csv").read_bytes() == before
+
+
+def test_plain_papermill_runs_a_notebook(smoke: Path, tmp_path: Path) -> None:
+    parameters = load_profile("smoke")["divergence_comparison"].model_dump(mode="json")
+    arguments = [a for name, value in parameters.items() for a in ("-p", name, json.dumps(value).strip('"'))]
+    output = tmp_path / "out.ipynb"
+    subprocess.run(
+        [sys.executable, "-m", "papermill", "notebooks/03_divergence_comparison.ipynb", str(output), *arguments],
+        cwd=PROJECT_ROOT,
+        env={**os.environ, "INFOVAE_STORE": str(smoke / "store"), "INFOVAE_DEVICE": "cpu"},
+        check=True,
+        capture_output=True,
+    )
+    assert "image/png" in output.read_text(encoding="utf-8")
+
+
+REFUSED = [
+    (("run", "latent_usage", "-p", "lamdas=[10]"), "did you mean 'lambdas'"),
+    (("run", "latent_usage", "-p", "lambdas=ten"), "lambdas"),
+    (("run", "latent_usage", "-p", "alphas=[1.5]"), "less than or equal to 1"),
+    (("run", "latent_usage", "-p", "lambdas=[-1]"), "greater than or equal to 0"),
+    (("run", "latent_usage", "-p", "latent_dim=0"), "latent_dim"),
+    (("run", "latent_use",), "did you mean 'latent_usage'"),
+    (("reproduce", "--profile", "quik"), "did you mean 'quick'"),
+    (("repoduce",), "did you mean 'reproduce'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED)
+def test_bad_input_ends_at_once_with_status_2_and_writes_nothing(
+    arguments: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    start = time.perf_counter()
+    done = command_line(*arguments, home=tmp_path, status=2)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+    assert time.perf_counter() - start < 15  # seconds: 2 on an idle machine, far from any training on a busy one
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_source_notebooks_are_short_and_clean(source: Path) -> None:
+    notebook = nbformat.read(source, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    lines = [cell.source.count("\n") + 1 for cell in code]
+    assert sum(lines) <= 80 and max(lines) <= 15
+    assert not any(re.search(r"^\s*(def|class) ", cell.source, re.M) for cell in code)
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
+
+
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> Path:
+    """A folder with a published notebook, and a source notebook that goes wrong."""
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    cell = nbformat.v4.new_code_cell("output_folder = ''", metadata={"tags": ["parameters"]})
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell(source)]), sources / "bad.ipynb")
+    monkeypatch.setattr(notebooks, "SOURCE", sources)
+    folder = tmp_path / "published"
+    folder.mkdir()
+    (folder / "notebook.ipynb").write_text("old")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"), [("1 / 0", "ZeroDivisionError"), ("x = 1", "without writing"), ("import os; os._exit(1)", "")]
+)
+def test_failed_notebook_leaves_the_published_one_in_place(
+    source: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = broken(tmp_path, monkeypatch, source)
+    with pytest.raises(NotebookError, match=reason):
+        execute("bad", {}, folder, proof="table.csv")
+    assert (folder / "notebook.ipynb").read_text() == "old"
+    assert {path.name for path in folder.iterdir()} == {"notebook.ipynb", "notebook.failed.ipynb"}
+
+
+def test_what_a_kill_left_behind_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "a" / ".staging-x").mkdir(parents=True)
+    (tmp_path / "a" / "notebook.ipynb").touch()
+    clean_staging(tmp_path)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["notebook.ipynb"]
+
+
+def test_help_is_quick_and_lists_the_commands(tmp_path: Path) -> None:
+    done = command_line("--help", home=tmp_path)
+    assert all(command in done.stdout for command in ("reproduce", "run", "report", "data"))
+
+
+def test_make_experiment_reaches_every_notebook() -> None:
+    names = {path.stem for path in SOURCES}
+    assert {make_experiment(name, {}).notebook for name in MODULES} <= names

@@ -1,0 +1,94 @@
+"""A sweep trains what is missing, once, gives the same numbers with any number of workers, and survives a bad run."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from infovae import sweep as sweep_module
+from infovae.config import ClassifierConfig, LatentEvaluation, PixelConfig, SampleEvaluation, SemiSupervisedEvaluation
+from infovae.store import Store
+from infovae.sweep import Task, collect, collect_history, count_workers, load_arrays, merge, plan, sweep
+from conftest import tiny
+
+LATENT = LatentEvaluation(n_images=200, n_likelihood=50)
+SAMPLES = SampleEvaluation(classifier=ClassifierConfig(dataset="digits", steps=20), n_samples=20)
+SEMI = SemiSupervisedEvaluation(n_labels=50, n_draws=1, n_unlabelled=50)
+VOLATILE = ["train_seconds"]
+
+
+def test_result_does_not_depend_on_the_number_of_workers(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = [Task(tiny(seed=seed), (LATENT, SAMPLES, SEMI)) for seed in (0, 1, 2)]
+    frames = []
+    for workers in ("1", "3"):
+        monkeypatch.setenv("INFOVAE_WORKERS", workers)
+        frames.append(sweep(tasks, Store(tmp_path / f"store-{workers}")).drop(columns=VOLATILE))
+    pd.testing.assert_frame_equal(frames[0], frames[1], check_exact=True)
+    assert list(frames[0]["status"]) == ["done"] * 3
+    assert frames[0]["mutual_information"].nunique() == 3
+
+
+def test_only_what_the_store_lacks_is_done(store: Store) -> None:
+    tasks = [Task(tiny(), (LATENT,))]
+    sweep(tasks, store)
+    record = store.root.glob("runs/*/record.json").__next__()
+    written = record.stat().st_mtime_ns
+    assert plan(tasks, store) == {}
+    more = [Task(tiny(), (LATENT, SEMI)), Task(PixelConfig(dataset="digits", n_train=500), (SEMI,))]
+    assert [key.split("-")[0] for key in plan(merge(more), store)] == [
+        "SemiSupervisedEvaluation", "train", "SemiSupervisedEvaluation",
+    ]  # fmt: skip
+    runs = sweep(more, store)
+    assert record.stat().st_mtime_ns == written  # not trained again
+    assert runs["svm_error"].between(0, 1).all()
+    assert {"z", "labels"} <= load_arrays(tasks, LatentEvaluation, store)[0].keys()
+    assert set(collect_history(tasks, store)["run_id"]) == {runs["run_id"][0]}
+
+
+def test_failing_run_leaves_the_others_and_is_shown(store: Store) -> None:
+    bad = tiny(learning_rate=1e6, objective="mmd", posterior_std="exp", steps=50)
+    runs = sweep([Task(bad, (LATENT,)), Task(tiny(), (LATENT,))], store)
+    assert runs["status"][0].startswith("failed: TrainingDiverged")
+    assert runs["status"][1] == "done"
+    assert pd.isna(runs["mutual_information"][0])
+    assert len(plan([Task(bad, (LATENT,))], store)) == 2  # tried again by the next sweep
+
+
+def test_lost_weights_void_the_evaluations_made_with_them(store: Store) -> None:
+    tasks = [Task(tiny(), (LATENT,))]
+    sweep(tasks, store)
+    next(store.root.glob("runs/*/model.safetensors")).unlink()
+    assert [key.split("-")[0] for key in plan(tasks, store)] == ["train", "LatentEvaluation"]
+
+
+def test_equal_configurations_are_one_task_with_all_evaluations() -> None:
+    merged = merge([Task(tiny(), (LATENT,)), Task(tiny(seed=1)), Task(tiny(), (SEMI, LATENT))])
+    assert [(task.config.seed, task.evaluations) for task in merged] == [(0, (LATENT, SEMI)), (1, ())]
+
+
+def test_classifier_is_planned_once_for_all_who_need_it(store: Store) -> None:
+    jobs = plan([Task(tiny(seed=seed), (SAMPLES,)) for seed in range(3)], store)
+    assert sum(key.startswith("classifier") for key in jobs) == 1
+    assert len(jobs) == 7
+
+
+def test_unfinished_runs_are_shown_as_such(store: Store) -> None:
+    assert collect([Task(tiny())], store)["status"].item().startswith("failed")
+
+
+def test_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFOVAE_WORKERS", "5")
+    assert count_workers() == 5
+    for wrong in ("0", "two", "-1", "9999"):
+        monkeypatch.setenv("INFOVAE_WORKERS", wrong)
+        with pytest.raises(ValueError, match="INFOVAE_WORKERS must be"):
+            count_workers()
+
+
+def test_progress_names_what_is_left(store: Store) -> None:
+    seen: list[set[str]] = []
+    sweep([Task(tiny(), (LATENT,))], store, seen.append)
+    assert [len(keys) for keys in seen] == [2, 1, 0]
+    assert sweep_module.describe(tiny()) == "elbo λ=1 d=2 seed=0"
