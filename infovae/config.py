@@ -37,13 +37,20 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "beta_vae": {"alpha": -3.0, "lambda_": 4.0, "divergence": "none"},
     "unregularized": {"alpha": 1.0, "lambda_": 0.0, "divergence": "none"},
     "mmd": {"alpha": 1.0, "lambda_": 1000.0, "divergence": "mmd"},
-    "mmd_annealed": {"alpha": 1.0, "lambda_": 1000.0, "divergence": "mmd", "lambda_start": 10.0},
-    "stein": {"alpha": 1.0, "lambda_": 100.0, "divergence": "stein"},
+    "mmd_annealed": {"alpha": 1.0, "lambda_": 300.0, "divergence": "mmd", "kernel": "imq", "lambda_start": 1.0},
+    "stein": {"alpha": 1.0, "lambda_": 50.0, "divergence": "stein"},
     "jensen": {"alpha": 1.0, "lambda_": 1.0, "divergence": "jensen"},
     "wasserstein": {"alpha": 1.0, "lambda_": 10.0, "divergence": "wasserstein"},
     "kl": {"alpha": 1.0, "lambda_": 1.0, "divergence": "kl"},
 }
-"""The named points of the (alpha, lambda_, D) family, paper section "Special cases". Any field may be overridden."""
+"""The named points of the (alpha, lambda_, D) family, paper section "Special cases". Any field may be overridden.
+
+DEVIATION: beside the paper's `mmd` (constant lambda_ = 1000, kernel exp(-d^2 / dim^2)) stands `mmd_annealed`, whose
+lambda_ rises from 1 to 300 under a kernel of several scales: within a small budget the paper's kernel is too flat in
+10 dimensions to match the prior, and a sharper one at a constant large lambda_ empties the code before the decoder
+has learnt to use it. Its settings and Stein's weight, which the paper leaves free, were chosen on single runs with
+10 dimensions of 400 steps, by I(x;z) and the match of q(z).
+"""
 
 ObjectiveName = Literal[
     "elbo", "beta_vae", "unregularized", "mmd", "mmd_annealed", "stein", "jensen", "wasserstein", "kl"
@@ -169,9 +176,9 @@ class ClassifierConfig(Settings):
     """The classifier that labels generated images; trained once per data set, on binarised training images."""
 
     dataset: Dataset = "mnist"
-    steps: Count = 1200
+    steps: Count = 1400
     batch_size: Annotated[int, Field(strict=True, ge=2, le=100_000)] = 128
-    learning_rate: Positive = 3e-3
+    learning_rate: Positive = 6e-3
     seed: Seed = 0
 
 

@@ -56,6 +56,7 @@ def plot_by_dimension(table: pd.DataFrame, metrics: Mapping[str, float | str | N
         _draw_ideal(ax, table, ideal)
         ax.set(xscale="log", xlabel=LABELS["latent_dim"], ylabel=LABELS.get(metric, metric))
         ax.set_xticks(dims, [f"{dim:g}" for dim in dims], minor=False)
+        ax.set_xlim(dims[0] / 1.3, dims[-1] * 1.5)
         ax.minorticks_off()
         if metric == "squared_mmd":
             ax.set_yscale("symlog", linthresh=1e-4)

@@ -110,9 +110,7 @@ def _advice(name: str) -> str:
     )
 
 
-def _verify(
-    files: Mapping[str, bytes], digests: Mapping[str, str], known: Mapping[str, str]
-) -> dict[str, bytes]:
+def _verify(files: Mapping[str, bytes], digests: Mapping[str, str], known: Mapping[str, str]) -> dict[str, bytes]:
     """Return the files decompressed, each with the SHA-256 that it must have.
 
     Raises

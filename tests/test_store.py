@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import tiny
 from safetensors.numpy import save
 
 from infovae.config import LatentEvaluation
 from infovae.store import Store, StoreError, run_id, write_atomically
-from conftest import tiny
 
 WEIGHTS = save({"w": np.arange(3.0)})
 TRAINING = {"history": [{"step": 1, "loss": 2.5}], "train_seconds": 1.0}

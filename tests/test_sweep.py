@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import tiny
 
 from infovae import sweep as sweep_module
 from infovae.config import ClassifierConfig, LatentEvaluation, PixelConfig, SampleEvaluation, SemiSupervisedEvaluation
 from infovae.store import Store
 from infovae.sweep import Task, collect, collect_history, count_workers, load_arrays, merge, plan, sweep
-from conftest import tiny
 
 LATENT = LatentEvaluation(n_images=200, n_likelihood=50)
 SAMPLES = SampleEvaluation(classifier=ClassifierConfig(dataset="digits", steps=20), n_samples=20)

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
+from conftest import tiny
 
 from infovae.config import OBJECTIVES, RunConfig
 from infovae.data import ImageData
 from infovae.training import N_LOGGED, TrainingDiverged, batches, choose_device, decay, is_logged, train
-from conftest import tiny
 
 CPU = torch.device("cpu")
 

@@ -34,7 +34,7 @@ _TEST_ROWS = 2000  # rows of the kernel matrix against test points held at once
 
 
 class SvmSettings(NamedTuple):
-    """SvmSettings of a machine with kernel exp(-gamma |a - b|^2): the penalty C of a labelled point's slack, and gamma."""
+    """A machine with kernel exp(-gamma |a - b|^2): its penalty C of a labelled point's slack, and gamma."""
 
     penalty: float
     gamma: float

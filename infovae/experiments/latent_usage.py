@@ -20,9 +20,9 @@ class LatentUsage(Experiment):
     title: ClassVar[str] = "Latent usage"
     notebook: ClassVar[str] = "05_latent_usage"
 
-    objective: ObjectiveName = "mmd"
-    alphas: Alphas = (0.0, 0.5, 1.0)
-    lambdas: Lambdas = (1.0, 10.0, 1000.0)
+    objective: ObjectiveName = "mmd_annealed"
+    alphas: Alphas = (0.0, 1.0)
+    lambdas: Lambdas = (300.0,)
     receptive_radii: Radii = (4, 8, 12)
     latent_dim: LatentDim = 10
     decoder: Decoder = "pixelcnn"
