@@ -113,7 +113,7 @@ class RunConfig(Settings):
     latent_dim: LatentDim = 10
     decoder: Decoder = "pixelcnn"
     pixelcnn_channels: Annotated[int, Field(strict=True, ge=1, le=512)] = 16
-    pixelcnn_layers: Annotated[int, Field(strict=True, ge=1, le=16)] = 3
+    pixelcnn_layers: Annotated[int, Field(strict=True, ge=1, le=16)] = 2
     receptive_radius: Annotated[int, Field(strict=True, ge=2, le=28)] = 8
 
     steps: Count = 1000
@@ -207,6 +207,7 @@ class SemiSupervisedEvaluation(Settings):
     n_labels: Annotated[int, Field(strict=True, ge=20, le=50_000)] = 1000
     n_draws: Annotated[int, Field(strict=True, ge=1, le=100)] = 3
     n_unlabelled: Annotated[int, Field(strict=True, ge=0, le=60_000)] = 2000
+    n_pool: Annotated[int, Field(strict=True, ge=20, le=60_000)] = 10_000  # training images that both are drawn from
 
 
 Evaluation = LatentEvaluation | SampleEvaluation | SemiSupervisedEvaluation

@@ -250,9 +250,10 @@ def _execute(
     open_keys = set(jobs)
     bar = tqdm(
         total=round(sum(job.seconds for job in jobs.values())),
-        bar_format="{percentage:3.0f}% {bar:20} {elapsed} gone, {remaining} left | {postfix}",
+        bar_format="{percentage:3.0f}% {bar:20} {elapsed} gone, {remaining} left | {desc}",
         file=sys.stderr,
         mininterval=1,
+        smoothing=0,
     )
     with bar, connect(len(jobs)) as client:
         state = _Progress(bar, jobs)
@@ -322,7 +323,7 @@ class _Progress:
         self.bar.update(self.jobs[key].seconds * max(0.0, share - self.shares.get(key, 0)))
         self.shares[key] = share
         latest = list(self.running.values())[-2:]
-        self.bar.set_postfix_str(f"{self.n_done} of {self.n_done + len(self.jobs)} jobs done; " + "; ".join(latest))
+        self.bar.set_description_str(f"{self.n_done} of {self.n_done + len(self.jobs)} jobs done; " + "; ".join(latest))
 
 
 @contextmanager

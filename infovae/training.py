@@ -17,9 +17,9 @@ from infovae.data import ImageData, binarize, static_binarization
 from infovae.model import Model, build_model
 from infovae.objective import Terms, info_vae_loss, lambda_at, make_divergence
 
-N_LOGGED = 25
+N_LOGGED = 20
 """Rows of a run's history: the only points of the loop at which the host waits for the device."""
-N_VALIDATION = 1000
+N_VALIDATION = 500
 
 
 class TrainingDiverged(RuntimeError):

@@ -19,7 +19,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("latent_usage", {"lambdas": [-1]}, "lambdas.0.*greater than or equal to 0"),
     ("latent_usage", {"alphas": [0.0], "lambdas": [0.5]}, "alpha \\+ lambda_ - 1 must not be negative"),
     ("latent_usage", {"latent_dim": 0}, "latent_dim.*greater than or equal to 1"),
-    ("latent_usage", {"receptive_radii": [3]}, "receptive_radius must exceed"),
+    ("latent_usage", {"receptive_radii": [2]}, "receptive_radius must exceed"),
     ("latent_usage", {"objective": "elbo"}, "has no divergence"),
     ("latent_usage", {"seeds": "[0"}, "not a list in JSON notation"),
     ("latent_usage", {"decoder": "pixelcn"}, "decoder.*'pixelcnn'"),

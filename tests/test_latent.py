@@ -106,9 +106,10 @@ def test_narrow_posteriors_tell_groups_of_equal_images_apart(d: int, std: float)
     assert mutual_information(z, mu, stds) == pytest.approx(math.log(200), abs=1e-4)
 
 
-def test_mutual_information_reaches_its_cap() -> None:
+@pytest.mark.parametrize("scale", [1e-4, 1e-6, 1e-7, 1e-8])
+def test_mutual_information_reaches_its_cap_exactly(scale: float) -> None:
     mu = torch.randn(300, 10, generator=generator(), dtype=torch.float64)
-    std = torch.full_like(mu, 1e-8)
+    std = torch.full_like(mu, scale)
     value = mutual_information(mu + std * torch.randn(mu.shape, generator=generator(1)), mu, std)
     assert value == pytest.approx(math.log(300), abs=1e-9)
     assert value <= mutual_information_cap(300)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from infovae.config import (
 from infovae.data import ImageData, binarize, static_binarization
 from infovae.model import Model, PixelModel
 from infovae.networks import Gaussian
+
+if TYPE_CHECKING:
+    from infovae.divergences import NullLevel
 
 N_KEPT = 2000
 """Codes kept for the plot of a two-dimensional latent plane."""
@@ -53,7 +57,7 @@ def evaluate(
     return _evaluate_samples(evaluation, model, data, generator, classifier)
 
 
-def encode(model: Model | PixelModel, x: Tensor, batch_size: int = 1000) -> Gaussian:
+def encode(model: Model | PixelModel, x: Tensor, batch_size: int = 250) -> Gaussian:
     """Return q(z|x) for images (n, 1, H, W), in batches."""
     parts = [model.encoder(batch) for batch in x.split(batch_size)]
     return Gaussian(torch.cat([q.mu for q in parts]), torch.cat([q.std for q in parts]))
@@ -75,8 +79,8 @@ def _evaluate_latent(
     z = q.sample(generator)
     prior = torch.randn(z.shape, generator=generator, device=device)
     kernel = divergences.make_kernel("rbf", config.latent_dim, "prior")
-    null_generator = torch.Generator(device).manual_seed(0)
-    null = divergences.squared_mmd_null(len(z), config.latent_dim, kernel, null_generator)
+    null = _null_level(len(z), config.latent_dim, device)
+    rate, information = latent.rate(q.mu, q.std), latent.mutual_information(z, q.mu, q.std)
     n = min(evaluation.n_likelihood, len(x))
     metrics = {
         "squared_mmd": divergences.squared_mmd_chunked(z, prior, kernel),
@@ -85,16 +89,25 @@ def _evaluate_latent(
         "squared_mmd_no_overlap": divergences.squared_mmd_no_overlap(z, prior, kernel),
         "log_det_cov_per_dim_test": latent.log_det_covariance_per_dim(q.mu, q.std),
         "log_det_cov_per_dim_train": latent.log_det_covariance_per_dim(q_train.mu, q_train.std),
-        "mutual_information": latent.mutual_information(z, q.mu, q.std),
+        "mutual_information": information,
         "mutual_information_cap": latent.mutual_information_cap(len(z)),
-        "rate": latent.rate(q.mu, q.std),
-        "marginal_kl": latent.marginal_kl(z, q.mu, q.std),
+        "rate": rate,
+        "marginal_kl": rate - information,  # KL(q(z) || p(z)), in the mean over x
         "active_units": latent.active_units(q.mu),
         "reconstruction_nll": latent.reconstruction_nll(model.decoder, x[:n], z[:n]),
         "reconstruction_nll_prior": latent.reconstruction_nll(model.decoder, x[:n], prior[:n]),
     }
     kept = {"z": z[:N_KEPT], "labels": data.test_labels[: min(N_KEPT, len(z))]}
     return metrics, {name: tensor.cpu().numpy() for name, tensor in kept.items()}
+
+
+@lru_cache
+def _null_level(n: int, dim: int, device: torch.device) -> NullLevel:
+    """Return the reporting kernel's null level: the same for every run of a dimension, so computed once per process."""
+    from infovae import divergences
+
+    kernel = divergences.make_kernel("rbf", dim, "prior")
+    return divergences.squared_mmd_null(n, dim, kernel, torch.Generator(device).manual_seed(0))
 
 
 def _evaluate_samples(
@@ -143,11 +156,12 @@ def _evaluate_semi_supervised(
     from infovae.evaluation.semi_supervised import semi_supervised_errors
 
     device = generator.device
-    train = encode(model, binarize(data.train_images[: config.n_train].to(device), generator)).mu
+    n_pool = min(config.n_train, evaluation.n_pool)
+    train = encode(model, binarize(data.train_images[:n_pool].to(device), generator)).mu
     test = encode(model, binarize(data.test_images.to(device), generator)).mu
     return semi_supervised_errors(
         train.cpu().numpy(),
-        data.train_labels[: config.n_train].numpy(),
+        data.train_labels[:n_pool].numpy(),
         test.cpu().numpy(),
         data.test_labels.numpy(),
         n_labels=evaluation.n_labels,

@@ -80,7 +80,7 @@ class Experiment(Settings):
     dataset: Dataset = "mnist"
     seeds: Seeds = (0, 1)
     n_train: Count = 50_000
-    steps: Count = 300
+    steps: Count = 200
     batch_size: Annotated[int, Field(strict=True, ge=2, le=100_000)] = 100
     learning_rate: Positive = 2e-3
 

@@ -43,6 +43,7 @@ class DivergenceComparison(Experiment):
             "squared_mmd_null_std",
             "log_det_cov_per_dim_test",
             "log_det_cov_per_dim_train",
+            "mutual_information",
             "class_cross_entropy",
             "class_cross_entropy_real",
             "frechet_distance",

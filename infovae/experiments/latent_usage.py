@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from infovae.config import Decoder, LatentDim, LatentEvaluation, ObjectiveName, RunConfig, SemiSupervisedEvaluation
+from infovae.config import Decoder, LatentDim, LatentEvaluation, ObjectiveName, RunConfig
 from infovae.experiments import Alphas, Experiment, Lambdas, Radii, aggregate, product
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class LatentUsage(Experiment):
             configs = [RunConfig(objective="elbo", **choice, **shared)]
             for weights in product(alpha=self.alphas, lambda_=self.lambdas):
                 configs.append(RunConfig(objective=self.objective, **weights, **choice, **shared))
-            tasks += [Task(config, (LatentEvaluation(), SemiSupervisedEvaluation())) for config in configs]
+            tasks += [Task(config, (LatentEvaluation(),)) for config in configs]
         return tasks
 
     def table(self, runs: pd.DataFrame) -> pd.DataFrame:
@@ -52,7 +52,6 @@ class LatentUsage(Experiment):
             "reconstruction_nll_prior",
             "squared_mmd",
             "log_det_cov_per_dim_test",
-            "svm_error",
         )
         return aggregate(runs, ("receptive_radius", "objective", "alpha", "lambda_"), metrics)
 

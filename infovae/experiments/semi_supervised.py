@@ -26,8 +26,8 @@ class SemiSupervised(Experiment):
     latent_dims: LatentDims = (2, 10)
     decoder: Decoder = "pixelcnn"
     n_labels: Annotated[int, Field(strict=True, ge=20, le=50_000)] = 1000
-    n_draws: Annotated[int, Field(strict=True, ge=1, le=100)] = 3
-    n_unlabelled: Annotated[int, Field(strict=True, ge=0, le=60_000)] = 2000
+    n_draws: Annotated[int, Field(strict=True, ge=1, le=100)] = 2
+    n_unlabelled: Annotated[int, Field(strict=True, ge=0, le=60_000)] = 1000
 
     def grid(self) -> list[Task]:
         """Return one run per seed, dimension and objective, and the pixel baseline."""
