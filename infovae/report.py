@@ -204,6 +204,7 @@ def _markdown(
             f"## {experiment.title}",
             f"{describe_budget(experiment, runs)}. [Executed notebook]({name}/notebook.ipynb), "
             f"[its page]({name}/notebook.html), [every run]({name}/runs.csv).",
+            f"**What the small budget may have changed.** {experiment.caveat}",
             (folder / name / "table.md").read_text(encoding="utf-8"),
             *(
                 f"![{path.stem.replace('_', ' ')}]({name}/{path.name})"
@@ -235,6 +236,7 @@ def _html(
                 "name": name,
                 "title": experiment.title,
                 "budget": describe_budget(experiment, runs),
+                "caveat": experiment.caveat,
                 "table": format_table(experiment.table(runs)),
                 "figures": [path.name for path in sorted((folder / name).glob("*.png"))],
                 "command": f"make reproduce PROFILE={profile}",

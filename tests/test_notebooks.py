@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -127,6 +128,27 @@ def test_plain_papermill_runs_a_notebook(smoke: Path, tmp_path: Path) -> None:
         capture_output=True,
     )
     assert "image/png" in output.read_text(encoding="utf-8")
+
+
+def test_killed_run_keeps_what_was_finished(tmp_path: Path) -> None:
+    text = "dataset=digits n_train=500 steps=150 seeds=[0,1] alphas=[1] lambdas=[10] receptive_radii=[5] latent_dim=2"
+    folders = {"INFOVAE_STORE": str(tmp_path / "store"), "INFOVAE_RESULTS": str(tmp_path / "results")}
+    command = [sys.executable, "-m", "infovae", "run", "latent_usage", "-p", text]
+    environment = {**os.environ, **folders, "INFOVAE_DEVICE": "cpu", "INFOVAE_WORKERS": "1"}
+    process = subprocess.Popen(
+        command, env=environment, cwd=PROJECT_ROOT, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not (finished := list((tmp_path / "store").glob("runs/*/record.json"))):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in finished}
+    command_line("run", "latent_usage", "-p", text, home=tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(list((tmp_path / "store").glob("runs/*/record.json"))) == 4
+    assert not list((tmp_path / "results").rglob(".staging-*"))
 
 
 REFUSED = [

@@ -87,9 +87,9 @@ def test_settings_ignore_common_scale_and_position_and_so_does_the_error() -> No
     train, test = identity_code(labels, 0.5, 0), identity_code(test_labels, 0.5, 1)
     error = svm_error(train, labels, test, test_labels, 0)
     assert 0.1 < error < 0.5
-    chosen, tiny = choose_settings(train, labels, 0), choose_settings(0.001 * train + 5, labels, 0)
-    assert tiny == pytest.approx((chosen.penalty, chosen.gamma * 1e6))
-    assert svm_error(0.001 * train + 5, labels, 0.001 * test + 5, test_labels, 0) == pytest.approx(error, abs=0.005)
+    chosen, tiny = choose_settings(train, labels, 0), choose_settings(1e-7 * train + 5, labels, 0)
+    assert tiny == pytest.approx((chosen.penalty, chosen.gamma * 1e14))
+    assert svm_error(1e-7 * train + 5, labels, 1e-7 * test + 5, test_labels, 0) == pytest.approx(error, abs=0.005)
 
 
 def test_settings_adapt_to_fine_structure() -> None:

@@ -76,6 +76,7 @@ class Experiment(Settings):
     name: ClassVar[str]
     title: ClassVar[str]
     notebook: ClassVar[str]
+    caveat: ClassVar[str]  # what a budget below the paper's may have changed
 
     dataset: Dataset = "mnist"
     seeds: Seeds = (0, 1)

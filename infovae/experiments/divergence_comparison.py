@@ -21,6 +21,11 @@ class DivergenceComparison(Experiment):
     name: ClassVar[str] = "divergence_comparison"
     title: ClassVar[str] = "Divergence comparison"
     notebook: ClassVar[str] = "03_divergence_comparison"
+    caveat: ClassVar[str] = (
+        "With few steps the distances to the prior are those on the way, not those reached: strong divergences "
+        "look better, slow ones (the adversary above all) worse than they would after the paper's training. "
+        "Samples are those of young decoders; compare them with each other, not with the paper's."
+    )
 
     objectives: Objectives = ("elbo", "unregularized", "mmd", "mmd_annealed", "stein", "jensen")
     latent_dims: LatentDims = (2, 10)

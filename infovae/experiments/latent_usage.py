@@ -19,6 +19,11 @@ class LatentUsage(Experiment):
     name: ClassVar[str] = "latent_usage"
     title: ClassVar[str] = "Latent usage"
     notebook: ClassVar[str] = "05_latent_usage"
+    caveat: ClassVar[str] = (
+        "The claim is about the optimum. With few steps an empty code may be one that the decoder has not learnt "
+        "to use yet (the ELBO's information tends to grow with training), and a full one may be one that the "
+        "divergence has not emptied."
+    )
 
     objective: ObjectiveName = "mmd_annealed"
     alphas: Alphas = (0.0, 1.0)

@@ -21,6 +21,11 @@ class SemiSupervised(Experiment):
     name: ClassVar[str] = "semi_supervised"
     title: ClassVar[str] = "Semi-supervised accuracy"
     notebook: ClassVar[str] = "04_semi_supervised"
+    caveat: ClassVar[str] = (
+        "Encoders that have seen each image less than a few times separate classes less well than fully trained "
+        "ones: errors are upper limits, and an order that rests on fine detail of the code (many dimensions) may "
+        "still change."
+    )
 
     objectives: Objectives = ("elbo", "unregularized", "mmd", "mmd_annealed", "stein", "jensen")
     latent_dims: LatentDims = (2, 10)
