@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Part of every run's id: raise it when a change alters the result of an unchanged configuration."""
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -84,7 +84,8 @@ class RunConfig(Settings):
         on the divergence D(q(z)||p(z)). Both weights must be non-negative.
     lambda_start : float or None
         DEVIATION: when given, lambda_ rises geometrically from this value over the first `lambda_warmup` of the steps.
-    kernel, bandwidth : kernel of the MMD and of the Stein operator in the training loss; see `divergences.make_kernel`.
+    kernel, bandwidth : kernel of the MMD in the training loss, see `divergences.make_kernel`; Stein's is rbf with
+        `stein_bandwidth`.
     critic_learning_rate, critic_steps : the adversary's own optimiser, and its updates per step of the model.
     posterior_std : how the encoder's output becomes a standard deviation; `sigmoid` is the authors', at most 1.
     receptive_radius : the PixelCNN sees this many rows above and this many columns to either side.

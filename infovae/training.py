@@ -54,7 +54,8 @@ def train(config: RunConfig, data: ImageData, device: torch.device, progress: Pr
     torch.manual_seed(config.seed)
     generator = torch.Generator(device).manual_seed(config.seed)
     images = training_images(config, data).to(device)
-    validation = binarize(data.validation_images[:N_VALIDATION].to(device), generator)
+    own_generator = torch.Generator(device).manual_seed(config.seed + 2_000_003)  # looking must not change the run
+    validation = binarize(data.validation_images[:N_VALIDATION].to(device), own_generator)
     model = build_model(config, (images.shape[1], images.shape[2])).to(device)
     divergence = make_divergence(config, device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
@@ -81,7 +82,7 @@ def train(config: RunConfig, data: ImageData, device: torch.device, progress: Pr
             row |= {name: term.item() for name, term in terms._asdict().items()}
             if not math.isfinite(row["loss"]):
                 raise TrainingDiverged(f"loss is {row['loss']} at step {step + 1} of {config.steps}")
-            row |= {"squared_mmd": validation_mmd(model, validation, config.seed)}
+            row |= {"squared_mmd": validation_mmd(model, validation, own_generator)}
             row |= {"seconds": time.perf_counter() - start}
             history.append(row)
             if progress:
@@ -124,13 +125,11 @@ def is_logged(step: int, n_steps: int) -> bool:
 
 
 @torch.no_grad()
-def validation_mmd(model: Model, x: Tensor, seed: int) -> float:
+def validation_mmd(model: Model, x: Tensor, generator: torch.Generator) -> float:
     """Return the unbiased squared MMD between codes of validation images and as many prior draws.
 
-    The kernel is the reporting one (rbf, bandwidth `prior`). The generator is the call's own, so that looking at a
-    run does not change it.
+    The kernel is the reporting one (rbf, bandwidth `prior`).
     """
-    generator = torch.Generator(x.device).manual_seed(seed)
     z = model.encoder(x).sample(generator)
     kernel = divergences.make_kernel("rbf", z.shape[1], "prior")
     prior = torch.randn(z.shape, generator=generator, device=z.device)
