@@ -49,6 +49,7 @@ class DivergenceComparison(Experiment):
             "log_det_cov_per_dim_test",
             "log_det_cov_per_dim_train",
             "mutual_information",
+            "mutual_information_cap",
             "class_cross_entropy",
             "class_cross_entropy_real",
             "frechet_distance",

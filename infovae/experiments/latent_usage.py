@@ -56,6 +56,8 @@ class LatentUsage(Experiment):
             "reconstruction_nll",
             "reconstruction_nll_prior",
             "squared_mmd",
+            "squared_mmd_null_std",
+            "squared_mmd_no_overlap",
             "log_det_cov_per_dim_test",
         )
         return aggregate(runs, ("receptive_radius", "objective", "alpha", "lambda_"), metrics)

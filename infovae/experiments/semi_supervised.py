@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -34,16 +34,30 @@ class SemiSupervised(Experiment):
     n_draws: Annotated[int, Field(strict=True, ge=1, le=100)] = 2
     n_unlabelled: Annotated[int, Field(strict=True, ge=0, le=60_000)] = 1000
 
+    def model_post_init(self, context: Any) -> None:
+        """Refuse more labelled and unlabelled images than there are to draw from."""
+        super().model_post_init(context)
+        n_pool = min(self.n_train, self.evaluation.n_pool)
+        if self.n_labels + self.n_unlabelled > n_pool:
+            raise ValueError(
+                f"n_labels + n_unlabelled must be at most {n_pool} (they are drawn from the first training images), "
+                f"got {self.n_labels} + {self.n_unlabelled}"
+            )
+
+    @property
+    def evaluation(self) -> SemiSupervisedEvaluation:
+        """The evaluation that every run of this experiment gets."""
+        return SemiSupervisedEvaluation(n_labels=self.n_labels, n_draws=self.n_draws, n_unlabelled=self.n_unlabelled)
+
     def grid(self) -> list[Task]:
         """Return one run per seed, dimension and objective, and the pixel baseline."""
         from infovae.sweep import Task
 
-        evaluation = SemiSupervisedEvaluation(
-            n_labels=self.n_labels, n_draws=self.n_draws, n_unlabelled=self.n_unlabelled
-        )
         choices = product(seed=self.seeds, latent_dim=self.latent_dims, objective=self.objectives)
-        runs = [Task(RunConfig(**choice, **self.budget, decoder=self.decoder), (evaluation,)) for choice in choices]
-        return [*runs, Task(PixelConfig(dataset=self.dataset, n_train=self.n_train), (evaluation,))]
+        runs = [
+            Task(RunConfig(**choice, **self.budget, decoder=self.decoder), (self.evaluation,)) for choice in choices
+        ]
+        return [*runs, Task(PixelConfig(dataset=self.dataset, n_train=self.n_train), (self.evaluation,))]
 
     def table(self, runs: pd.DataFrame) -> pd.DataFrame:
         """Return, per dimension and objective, the test error of either machine in [0, 1]."""
