@@ -204,7 +204,7 @@ class SampleEvaluation(Settings):
 
 
 class SemiSupervisedEvaluation(Settings):
-    """Error of (transductive) support vector machines on E[z|x] with few labels."""
+    """Error of (transductive) support vector machines with few labels on E[z|x], of the former on z too."""
 
     n_labels: Annotated[int, Field(strict=True, ge=20, le=50_000)] = 1000
     n_draws: Annotated[int, Field(strict=True, ge=1, le=100)] = 3

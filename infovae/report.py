@@ -153,7 +153,8 @@ def format_headline(published: dict[str, tuple[Experiment, pd.DataFrame]]) -> pd
         "squared_mmd_no_overlap": "without overlap",
         "log_det_cov_per_dim_test": "log det Cov[q(z)] / dim",
         "class_cross_entropy": "class cross-entropy, nats",
-        "svm_error": "SVM error, few labels",
+        "svm_error": "SVM error on E[z|x], few labels",
+        "svm_error_sampled": "on z",
     }
     merged = pd.DataFrame()
     for name in ("divergence_comparison", "semi_supervised"):

@@ -1,0 +1,57 @@
+"""Figures draw every condition once, in one palette, with intervals and ideal lines; none of them computes."""
+
+import numpy as np
+import pandas as pd
+
+from infovae import figures
+from infovae.config import OBJECTIVES
+from infovae.experiments import aggregate
+
+
+def table() -> pd.DataFrame:
+    rows = [
+        {"objective": o, "latent_dim": d, "seed": s, "squared_mmd": 0.1 * d + 0.01 * s, "status": "done"}
+        for o in ("mmd", "elbo")
+        for d in (2, 10)
+        for s in (0, 1)
+    ]
+    return aggregate(pd.DataFrame(rows), ("latent_dim", "objective"), ("squared_mmd",))
+
+
+def test_palette_has_one_colour_per_objective_and_the_baseline() -> None:
+    assert set(OBJECTIVES) | {"pixels"} == set(figures.PALETTE)
+    assert len(set(figures.PALETTE.values())) == len(figures.PALETTE)
+
+
+def test_line_per_objective_with_its_interval_and_the_ideal() -> None:
+    figure = figures.plot_by_dimension(table(), {"squared_mmd": 0.0})
+    (ax,) = figure.axes
+    assert [container.get_label() for container in ax.containers] == ["elbo", "mmd"]  # the palette's order
+    bars = ax.containers[0][2][0].get_segments()  # type: ignore[index]
+    half = table().query("objective == 'elbo' and latent_dim == 2")["squared_mmd_ci95"].item()
+    assert np.ptp(bars[0][:, 1]) == np.float64(2 * half) or abs(np.ptp(bars[0][:, 1]) - 2 * half) < 1e-9
+    assert any(np.allclose(line.get_ydata(), 0) for line in ax.lines)
+    assert ax.get_xlabel() and ax.get_ylabel()
+
+
+def test_images_stand_in_the_same_columns_in_every_row() -> None:
+    images = np.zeros((5, 1, 4, 4))
+    images[3] = 1
+    figure = figures.plot_images({"a": images, "b": images}, n_columns=5)
+    rows = [np.asarray(ax.images[0].get_array()) for ax in figure.axes]
+    assert np.array_equal(rows[0], rows[1])
+    assert rows[0][:, 18:24].mean() > 0.4 and rows[0][:, :18].max() == 0
+
+
+def test_latent_plane_shows_every_objective_on_one_scale() -> None:
+    codes = {name: (np.random.default_rng(0).normal(size=(20, 2)), np.arange(20) % 10) for name in ("elbo", "mmd")}
+    axes = [ax for ax in figures.plot_latent_plane(codes).axes if ax.get_title()]
+    assert [ax.get_title() for ax in axes] == ["elbo", "mmd"]
+    assert axes[0].get_xlim() == axes[1].get_xlim()
+
+
+def test_arrays_of_the_first_run_are_selected_in_the_palettes_order() -> None:
+    runs = pd.DataFrame({"objective": ["mmd", "elbo", "mmd"], "latent_dim": [2, 2, 2]})
+    arrays = [{"z": np.full(1, n)} for n in range(3)]
+    assert figures.select_arrays(runs, arrays, "z", 2) == {"elbo": np.full(1, 1), "mmd": np.full(1, 0)}
+    assert figures.select_arrays(runs, arrays, "z", 10) == {}
