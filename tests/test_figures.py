@@ -27,7 +27,7 @@ def test_line_per_objective_with_its_interval_and_the_ideal() -> None:
     figure = figures.plot_by_dimension(table(), {"squared_mmd": 0.0})
     (ax,) = figure.axes
     assert [container.get_label() for container in ax.containers] == ["elbo", "mmd"]  # the palette's order
-    bars = ax.containers[0][2][0].get_segments()  # type: ignore[index]
+    bars = ax.containers[0][2][0].get_segments()
     half = table().query("objective == 'elbo' and latent_dim == 2")["squared_mmd_ci95"].item()
     assert np.ptp(bars[0][:, 1]) == np.float64(2 * half) or abs(np.ptp(bars[0][:, 1]) - 2 * half) < 1e-9
     assert any(np.allclose(line.get_ydata(), 0) for line in ax.lines)
