@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -26,6 +27,7 @@ class Group(click.Group):
         """Run a command; turn the errors that have a cure into one line."""
         from infovae.store import StoreError
 
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is an interrupt: say what is kept
         try:
             return super().invoke(ctx)
         except ParameterError as error:

@@ -77,7 +77,7 @@ def reproduce(profile: str, folder: Path) -> list[str]:
             del needed[name]
             try:
                 notebook = execute_experiment(experiments[name], folder / name)
-                log.warning("%s: %s (after %.0f s)", name, display(notebook), time.perf_counter() - start)
+                log.info("%s: %s (after %.0f s)", name, display(notebook), time.perf_counter() - start)
             except NotebookError as error:
                 problems.append(str(error))
                 log.error("%s", error)

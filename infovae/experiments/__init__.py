@@ -81,7 +81,7 @@ class Experiment(Settings):
     dataset: Dataset = "mnist"
     seeds: Seeds = (0, 1)
     n_train: Count = 50_000
-    steps: Count = 200
+    steps: Count = 300
     batch_size: Annotated[int, Field(strict=True, ge=2, le=100_000)] = 100
     learning_rate: Positive = 2e-3
 
