@@ -39,12 +39,14 @@ LABELS = {
 }
 
 
-def plot_by_dimension(table: pd.DataFrame, metrics: Mapping[str, float | str | None]) -> Figure:
+def plot_by_dimension(table: pd.DataFrame, runs: pd.DataFrame, metrics: Mapping[str, float | str | None]) -> Figure:
     """Return one panel per metric: mean and 95 % interval against the latent dimension, a line per objective.
+
+    Each run is a small dot. The axes span the runs: with few seeds an interval may reach beyond the frame.
 
     Parameters
     ----------
-    table : as `aggregate` returns it.
+    table : as `aggregate` returns it, of the `runs`.
     metrics : metric -> its ideal value, or the column that holds it, drawn as a thin line; None for no line.
     """
     figure = Figure(figsize=(3.4 * len(metrics), 3.2), layout="constrained")
@@ -52,15 +54,20 @@ def plot_by_dimension(table: pd.DataFrame, metrics: Mapping[str, float | str | N
     dims = sorted(table["latent_dim"].dropna().unique())
     for ax, (metric, ideal) in zip(axes, metrics.items(), strict=True):
         for shift, (objective, group) in enumerate(_by_objective(table[table["latent_dim"].notna()])):
-            x = group["latent_dim"] * 1.03**shift  # side by side, so that no interval hides another
+            x = group["latent_dim"] * 1.05**shift  # side by side, so that no interval hides another
             _errorbar(ax, x, group[metric], group.get(f"{metric}_ci95"), objective)
-        _draw_ideal(ax, table, ideal)
+            of_runs = runs[(runs["objective"] == objective) & (runs["status"] == "done")]
+            _dots(ax, of_runs["latent_dim"] * 1.05**shift, of_runs[metric], objective)
+        value = float(table[ideal].mean()) if isinstance(ideal, str) else ideal
+        if value is not None:
+            ax.axhline(value, color="0.5", lw=0.6)
         ax.set(xscale="log", xlabel=LABELS["latent_dim"], ylabel=LABELS.get(metric, metric))
         ax.set_xticks(dims, [f"{dim:g}" for dim in dims], minor=False)
-        ax.set_xlim(dims[0] / 1.3, dims[-1] * 1.5)
+        ax.set_xlim(dims[0] / 1.3, dims[-1] * 1.7)
         ax.minorticks_off()
         if metric == "squared_mmd":
             ax.set_yscale("symlog", linthresh=1e-4)
+        _span(ax, [*runs[metric].dropna(), *([] if value is None else [value])])
     _legend(figure, axes[0])
     return figure
 
@@ -122,10 +129,11 @@ def plot_images(rows: Mapping[str, np.ndarray], n_columns: int = 20) -> Figure:
     return figure
 
 
-def plot_semi_supervised(table: pd.DataFrame) -> Figure:
+def plot_semi_supervised(table: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """Return the errors against the latent dimension, with the pixel baseline and chance as lines."""
     metrics = ("svm_error", "tsvm_error", "svm_error_sampled")
-    figure = plot_by_dimension(table[table["objective"] != "pixels"], dict.fromkeys(metrics, 0.9))
+    codes = runs[runs["objective"] != "pixels"]
+    figure = plot_by_dimension(table[table["objective"] != "pixels"], codes, dict.fromkeys(metrics, 0.9))
     pixels = table[table["objective"] == "pixels"]
     for ax, metric in zip(figure.axes, metrics, strict=True):
         ax.set_yscale("log")
@@ -134,14 +142,19 @@ def plot_semi_supervised(table: pd.DataFrame) -> Figure:
             ax.annotate(
                 "pixels", (1, pixels[metric].iloc[0]), xycoords=("axes fraction", "data"), ha="right", va="bottom"
             )
-        ax.annotate("chance", (1, 0.9), xycoords=("axes fraction", "data"), ha="right", va="top")
+        ax.annotate("chance", (0.5, 0.9), xycoords=("axes fraction", "data"), ha="center", va="bottom")
         ax.set_yticks([0.05, 0.1, 0.2, 0.5, 0.9], ["5 %", "10 %", "20 %", "50 %", "90 %"])
+        ax.set_ylim(0.05, 1)
         ax.minorticks_off()
     return figure
 
 
-def plot_latent_usage(table: pd.DataFrame) -> Figure:
-    """Return I(x;z) against the receptive field: the ELBO, and a panel per alpha with a line per lambda_."""
+def plot_latent_usage(table: pd.DataFrame, runs: pd.DataFrame) -> Figure:
+    """Return I(x;z) against the receptive field: the ELBO, and a panel per alpha with a line per lambda_.
+
+    Each run is a small dot. The axes reach from 0 to the cap: with few seeds an interval may reach beyond the frame.
+    """
+    runs = runs[runs["status"] == "done"]
     family = table[table["objective"] != "elbo"]
     alphas = sorted(family["alpha"].unique())
     lambdas = sorted(family["lambda_"].unique())
@@ -151,6 +164,8 @@ def plot_latent_usage(table: pd.DataFrame) -> Figure:
     metric = "mutual_information"
     for ax, alpha in zip(axes, alphas, strict=False):
         _errorbar(ax, elbo["receptive_radius"], elbo[metric], elbo.get(f"{metric}_ci95"), "elbo")
+        of_elbo = runs[runs["objective"] == "elbo"]
+        _dots(ax, of_elbo["receptive_radius"], of_elbo[metric], "elbo")
         for number, lambda_ in enumerate(lambdas):
             group = family[(family["alpha"] == alpha) & (family["lambda_"] == lambda_)]
             shade = str(PALETTE["mmd"])
@@ -159,11 +174,15 @@ def plot_latent_usage(table: pd.DataFrame) -> Figure:
                 f"λ = {lambda_:g}", color=shade, alpha=0.35 + 0.65 * (number + 1) / len(lambdas),
                 marker="os^Dv"[number % 5],
             )  # fmt: skip
-        ax.axhline(table["mutual_information_cap"].max(), color="0.5", lw=0.6)
+            chosen = (runs["objective"] != "elbo") & (runs["alpha"] == alpha) & (runs["lambda_"] == lambda_)
+            _dots(ax, runs[chosen]["receptive_radius"] + 0.1 * (number + 1), runs[chosen][metric], "mmd")
+        cap = table["mutual_information_cap"].max()
+        ax.axhline(cap, color="0.5", lw=0.6)
         ax.axhline(0, color="0.5", lw=0.6)
+        ax.set_ylim(-0.08 * cap, 1.08 * cap)
         ax.set(title=f"α = {alpha:g}", xlabel=LABELS["receptive_radius"])
         ax.set_xticks(sorted(table["receptive_radius"].unique()))
-    axes[0].set_ylabel("I(x;z), nats (thin line: the estimator's cap)")
+    axes[0].set_ylabel("I(x;z), nats")
     _legend(figure, axes[0])
     return figure
 
@@ -179,7 +198,7 @@ def plot_information_and_match(table: pd.DataFrame) -> Figure:
         )  # fmt: skip
         points.set_edgecolor("white")
         if objective != "elbo":
-            for row in group.itertuples():
+            for row in group[group["receptive_radius"] == group["receptive_radius"].max()].itertuples():
                 text = f"α={row.alpha:g} λ={row.lambda_:g}"
                 ax.annotate(
                     text,
@@ -205,14 +224,23 @@ def _errorbar(
 ) -> None:
     error = None if interval is None else interval.fillna(0)
     settings = {"marker": "o", "ms": 4, "lw": 1.2, "capsize": 2, "elinewidth": 0.8, **style}
-    ax.errorbar(x, y, error, label=label, color=color or PALETTE.get(label, "0.4"), **settings)
+    drawn = ax.errorbar(x, y, error, label=label, color=color or PALETTE.get(label, "0.4"), **settings)
+    for part in (*drawn.lines[1], *drawn.lines[2]):
+        part.set_alpha(0.45)  # the interval steps back behind mean and runs
 
 
-def _draw_ideal(ax: Axes, table: pd.DataFrame, ideal: float | str | None) -> None:
-    if isinstance(ideal, str):
-        ideal = float(table[ideal].mean())
-    if ideal is not None:
-        ax.axhline(ideal, color="0.5", lw=0.6)
+def _dots(ax: Axes, x: pd.Series, y: pd.Series, label: str) -> None:
+    ax.scatter(x, y, s=9, color=PALETTE.get(label, "0.4"), alpha=0.5, linewidths=0)
+
+
+def _span(ax: Axes, values: list[float]) -> None:
+    """Limit the vertical axis to the values, with a margin in the axis's own scale."""
+    if not values:
+        return
+    transform = ax.yaxis.get_transform()
+    low, high = transform.transform(np.array([min(values), max(values)]))
+    margin = 0.08 * (high - low) or 1.0
+    ax.set_ylim(*transform.inverted().transform(np.array([low - margin, high + margin])))
 
 
 def _legend(figure: Figure, ax: Axes) -> None:

@@ -250,7 +250,7 @@ def _execute(
     failures: dict[str, Failure] = {}
     open_keys = set(jobs)
     bar = tqdm(
-        total=round(sum(job.seconds for job in jobs.values())),
+        total=sum(job.seconds for job in jobs.values()),
         bar_format="{percentage:3.0f}% {bar:20} {elapsed} gone, {remaining} left | {desc}",
         file=sys.stderr,
         mininterval=1,

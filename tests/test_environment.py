@@ -71,11 +71,12 @@ def test_conda_environment_installs_the_same_pins() -> None:
 def test_every_library_imported_is_declared() -> None:
     declared = {canonicalize_name(requirement.name) for requirement in DIRECT}
     distributions = packages_distributions()
+    known = {"infovae", *sys.stdlib_module_names, *(path.stem for path in ROOT.glob("tests/*.py"))}
     for path in [*ROOT.glob("infovae/**/*.py"), *ROOT.glob("tests/*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            for library in {name.partition(".")[0] for name in names} - {"infovae", *sys.stdlib_module_names}:
+            for library in {name.partition(".")[0] for name in names} - known:
                 providers = {canonicalize_name(provider) for provider in distributions.get(library, [])}
                 assert providers & declared, f"{path.name} imports {library}, which pyproject.toml does not declare"
 

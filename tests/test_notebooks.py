@@ -191,7 +191,9 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> Path
     sources = tmp_path / "sources"
     sources.mkdir()
     cell = nbformat.v4.new_code_cell("output_folder = ''", metadata={"tags": ["parameters"]})
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell(source)]), sources / "bad.ipynb")
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell(source)], metadata=kernel)
+    nbformat.write(notebook, sources / "bad.ipynb")
     monkeypatch.setattr(notebooks, "SOURCE", sources)
     folder = tmp_path / "published"
     folder.mkdir()
@@ -200,7 +202,8 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> Path
 
 
 @pytest.mark.parametrize(
-    ("source", "reason"), [("1 / 0", "ZeroDivisionError"), ("x = 1", "without writing"), ("import os; os._exit(1)", "")]
+    ("source", "reason"),
+    [("1 / 0", "ZeroDivisionError"), ("x = 1", "without writing"), ("import os; os._exit(1)", "bad failed")],
 )
 def test_failed_notebook_leaves_the_published_one_in_place(
     source: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -43,9 +43,9 @@ def test_aae_does_not_pay_the_rate() -> None:
 
 def test_lambda_schedule_is_geometric_and_ends_at_lambda() -> None:
     config = RunConfig(objective="mmd_annealed", steps=100, lambda_warmup=0.5)
-    assert lambda_at(config, 0) == 10
-    assert lambda_at(config, 25) == pytest.approx(100)
-    assert lambda_at(config, 50) == lambda_at(config, 99) == pytest.approx(1000)
+    assert lambda_at(config, 0) == 1
+    assert lambda_at(config, 25) == pytest.approx(300**0.5)
+    assert lambda_at(config, 50) == lambda_at(config, 99) == pytest.approx(300)
     assert lambda_at(RunConfig(objective="mmd"), 0) == 1000
 
 

@@ -142,9 +142,9 @@ def _evaluate_samples(
         "frechet_distance_real": samples.frechet_distance(samples.extract_features(classifier, real), test_features),
         "classifier_accuracy": accuracy,
     }
-    q = model.encoder(x[:50])
-    again = model.decoder.sample(q.sample(generator), uniforms[:50])
-    kept = {"samples": generated[:100], "originals": x[:50], "reconstructions": again}
+    originals = x[: min(50, n)]
+    again = model.decoder.sample(model.encoder(originals).sample(generator), uniforms[: len(originals)])
+    kept = {"samples": generated[:100], "originals": originals, "reconstructions": again}
     return metrics, {name: tensor.to(torch.uint8).cpu().numpy() for name, tensor in kept.items()}
 
 
