@@ -106,7 +106,7 @@ def load_published(folder: Path) -> dict[str, tuple[Experiment, pd.DataFrame]]:
 
 
 def write_report(profile: str, folder: Path) -> None:
-    """Write the tables, claims.csv, report.md and index.html of a results folder, and execute the report's notebook."""
+    """Write the tables, headline.md, claims.csv, report.md and index.html of a results folder."""
     published = load_published(folder)
     if not published:
         raise ParameterError(f"{folder} holds no results yet: run `make reproduce PROFILE={profile}` first")

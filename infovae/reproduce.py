@@ -59,7 +59,14 @@ def reproduce(profile: str, folder: Path) -> list[str]:
 
     Runs that the store holds are not trained again. The report is made last, from the published runs.csv files.
     """
-    from infovae.notebooks import NotebookError, clean_staging, execute_experiment, make_folder
+    from infovae.notebooks import (
+        REPORT_NOTEBOOK,
+        NotebookError,
+        clean_staging,
+        execute,
+        execute_experiment,
+        make_folder,
+    )
     from infovae.report import write_report
     from infovae.store import Store
     from infovae.sweep import merge, plan, sweep
@@ -88,6 +95,10 @@ def reproduce(profile: str, folder: Path) -> list[str]:
     problems += [f"run {row.run_id} ({row.objective}) {row.status}" for row in failed.itertuples()]
     write_environment(folder)
     write_report(profile, folder)
+    try:
+        execute(REPORT_NOTEBOOK, {"profile": profile}, folder / "report", proof="claims.csv")
+    except NotebookError as error:
+        problems.append(str(error))
     return problems
 
 

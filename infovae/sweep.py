@@ -6,7 +6,6 @@ data, weights and results travel over Dask's own connections, and only the drive
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import sys
@@ -18,18 +17,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
+from infovae import worker
 from infovae.config import ClassifierConfig, Evaluation, PixelConfig, RunConfig, SampleEvaluation
 from infovae.store import Arrays, Store, run_id
 
 if TYPE_CHECKING:
-    import torch
     from distributed import Client, Future
 
     from infovae.data import ImageData
 
 log = logging.getLogger(__name__)
-
-PROGRESS_TOPIC = "infovae-progress"
 
 
 class Task(NamedTuple):
@@ -200,7 +197,7 @@ def _train_job(identity: str, config: RunConfig | PixelConfig, store: Store) -> 
         key=f"train-{identity}",
         label=describe(config),
         seconds=cost,
-        function=_train,
+        function=worker.train,
         arguments={"config": config, "dataset": config.dataset},
         save=lambda result: store.save_run(identity, config, *result),
     )
@@ -213,7 +210,7 @@ def _evaluate_job(
         key=f"{type(evaluation).__name__}-{evaluation.fingerprint()}-{identity}",
         label=f"{type(evaluation).__name__} of {describe(config)}",
         seconds=8,
-        function=_evaluate,
+        function=worker.evaluate,
         arguments={"evaluation": evaluation, "config": config, "dataset": config.dataset, "training": weights},
         save=lambda result: store.save_evaluation(identity, evaluation, *result),
     )
@@ -234,7 +231,7 @@ def _add_classifier(job: Job, config: ClassifierConfig, jobs: dict[str, Job], st
                 key=key,
                 label=f"classifier of {config.dataset}",
                 seconds=config.steps * config.batch_size * 0.3e-3,
-                function=_train_classifier,
+                function=worker.train_classifier,
                 arguments={"config": config, "dataset": config.dataset},
                 save=lambda result: store.save_classifier(identity, result),
             )
@@ -250,7 +247,7 @@ def _execute(
     failures: dict[str, Failure] = {}
     open_keys = set(jobs)
     bar = tqdm(
-        total=sum(job.seconds for job in jobs.values()),
+        total=sum(job.seconds for job in jobs.values()) + 1e-3,  # rounding must not carry it past its end
         bar_format="{percentage:3.0f}% {bar:20} {elapsed} gone, {remaining} left | {desc}",
         file=sys.stderr,
         mininterval=1,
@@ -258,7 +255,7 @@ def _execute(
     )
     with bar, connect(len(jobs)) as client:
         state = _Progress(bar, jobs)
-        client.subscribe_topic(PROGRESS_TOPIC, state.update)
+        client.subscribe_topic(worker.PROGRESS_TOPIC, state.update)
         futures = _submit(client, jobs)
         keys = {future: key for key, future in futures.items()}
         for future in as_completed(list(futures.values())):
@@ -375,89 +372,6 @@ def count_workers() -> int:
         if torch.cuda.is_available():
             return torch.cuda.device_count()
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-# What follows runs on a worker.
-
-
-def _train(config: RunConfig | PixelConfig, data: ImageData) -> tuple[bytes, dict[str, Any]]:
-    from safetensors.torch import save
-
-    from infovae.training import train
-
-    if isinstance(config, PixelConfig):
-        return save({}), {"history": [], "train_seconds": 0.0}
-    report = _reporter(config.steps)
-    trained = train(config, data, _worker_device(), report)
-    state = {name: tensor.contiguous() for name, tensor in trained.model.state_dict().items()}
-    return save(state), {"history": trained.history, "train_seconds": trained.train_seconds}
-
-
-def _evaluate(
-    evaluation: Evaluation,
-    config: RunConfig | PixelConfig,
-    training: bytes | tuple[bytes, dict[str, Any]],
-    data: ImageData,
-    classifier: bytes | None = None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    from safetensors.torch import load
-
-    from infovae.evaluation import evaluate
-    from infovae.model import PixelModel, build_model
-
-    device = _worker_device()
-    weights = training if isinstance(training, bytes) else training[0]
-    if isinstance(config, PixelConfig):
-        return evaluate(evaluation, config, PixelModel(), data, device)
-    model = build_model(config, tuple(data.train_images.shape[1:])).to(device)  # type: ignore[arg-type]
-    model.load_state_dict(load(weights))
-    return evaluate(evaluation, config, model.eval(), data, device, classifier)
-
-
-def _train_classifier(config: ClassifierConfig, data: ImageData) -> bytes:
-    from safetensors.torch import save
-
-    from infovae.evaluation.samples import train_classifier
-
-    classifier = train_classifier(
-        data.train_images,
-        data.train_labels,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        seed=config.seed,
-        device=_worker_device(),
-        progress=_reporter(config.steps),
-    )
-    return save({name: tensor.contiguous() for name, tensor in classifier.state_dict().items()})
-
-
-def _reporter(n_steps: int) -> Callable[[int, float], None]:
-    """Return a function that tells the driver how far this worker's job is."""
-    from distributed import get_worker
-    from distributed.worker import thread_state
-
-    worker, key = get_worker(), getattr(thread_state, "key", "")
-
-    def report(step: int, loss: float) -> None:
-        worker.log_event(PROGRESS_TOPIC, {"key": key, "share": step / n_steps, "step": step, "loss": loss})
-
-    return report
-
-
-def _worker_device() -> torch.device:
-    """Return this worker's device: the GPUs are dealt out to the workers in turn."""
-    import torch
-    from distributed import get_worker
-
-    from infovae.training import choose_device
-
-    torch.set_num_threads(1)
-    device = choose_device()
-    if device.type == "cuda" and not os.environ.get("INFOVAE_DEVICE"):
-        number = next(itertools.chain((int(n) for n in [str(get_worker().name)] if n.isdecimal()), [0]))
-        device = torch.device("cuda", number % torch.cuda.device_count())
-    return device
 
 
 def _reason(future: Future) -> str:

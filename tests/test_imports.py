@@ -11,7 +11,7 @@ LAYERS = [
     ["config", "parsers", "sources", "data", "networks", "pixelcnn", "model", "divergences", "adversarial"],
     ["objective"],
     ["training", "evaluation"],
-    ["store", "sweep"],
+    ["store", "worker", "sweep"],
     ["experiments"],
     ["figures", "claims", "report"],
     ["notebooks"],

@@ -1,0 +1,103 @@
+"""What a worker of a sweep does: train a model, evaluate one, train a classifier. Knows nothing of the store.
+
+Arguments and results travel over Dask's connections: settings, tensors of data, weights as bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from infovae.config import ClassifierConfig, Evaluation, PixelConfig, RunConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from infovae.data import ImageData
+
+PROGRESS_TOPIC = "infovae-progress"
+
+
+def train(config: RunConfig | PixelConfig, data: ImageData) -> tuple[bytes, dict[str, Any]]:
+    """Train a model; return its weights in safetensors format, and its history and seconds."""
+    from safetensors.torch import save
+
+    from infovae import training
+
+    if isinstance(config, PixelConfig):
+        return save({}), {"history": [], "train_seconds": 0.0}
+    report = _reporter(config.steps)
+    trained = training.train(config, data, _worker_device(), report)
+    state = {name: tensor.contiguous() for name, tensor in trained.model.state_dict().items()}
+    return save(state), {"history": trained.history, "train_seconds": trained.train_seconds}
+
+
+def evaluate(
+    evaluation: Evaluation,
+    config: RunConfig | PixelConfig,
+    training: bytes | tuple[bytes, dict[str, Any]],
+    data: ImageData,
+    classifier: bytes | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Evaluate a model given as weights, or as the result of `train`; return metrics and arrays by name."""
+    from safetensors.torch import load
+
+    from infovae import evaluation as evaluations
+    from infovae.model import PixelModel, build_model
+
+    device = _worker_device()
+    weights = training if isinstance(training, bytes) else training[0]
+    if isinstance(config, PixelConfig):
+        return evaluations.evaluate(evaluation, config, PixelModel(), data, device)
+    model = build_model(config, tuple(data.train_images.shape[1:])).to(device)  # type: ignore[arg-type]
+    model.load_state_dict(load(weights))
+    return evaluations.evaluate(evaluation, config, model.eval(), data, device, classifier)
+
+
+def train_classifier(config: ClassifierConfig, data: ImageData) -> bytes:
+    """Train a classifier; return its weights in safetensors format."""
+    from safetensors.torch import save
+
+    from infovae.evaluation import samples
+
+    classifier = samples.train_classifier(
+        data.train_images,
+        data.train_labels,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        seed=config.seed,
+        device=_worker_device(),
+        progress=_reporter(config.steps),
+    )
+    return save({name: tensor.contiguous() for name, tensor in classifier.state_dict().items()})
+
+
+def _reporter(n_steps: int) -> Callable[[int, float], None]:
+    """Return a function that tells the driver how far this worker's job is."""
+    from distributed import get_worker
+    from distributed.worker import thread_state
+
+    worker, key = get_worker(), getattr(thread_state, "key", "")
+
+    def report(step: int, loss: float) -> None:
+        worker.log_event(PROGRESS_TOPIC, {"key": key, "share": step / n_steps, "step": step, "loss": loss})
+
+    return report
+
+
+def _worker_device() -> torch.device:
+    """Return this worker's device: the GPUs are dealt out to the workers in turn."""
+    import torch
+    from distributed import get_worker
+
+    from infovae.training import choose_device
+
+    torch.set_num_threads(1)
+    device = choose_device()
+    if device.type == "cuda" and not os.environ.get("INFOVAE_DEVICE"):
+        number = next(itertools.chain((int(n) for n in [str(get_worker().name)] if n.isdecimal()), [0]))
+        device = torch.device("cuda", number % torch.cuda.device_count())
+    return device
