@@ -89,7 +89,7 @@ class RunConfig(Settings):
         `stein_bandwidth`.
     critic_learning_rate, critic_steps : the adversary's own optimiser, and its updates per step of the model.
     posterior_std : how the encoder's output becomes a standard deviation; `sigmoid` is the authors', at most 1.
-    receptive_radius : the PixelCNN sees this many rows above and this many columns to either side.
+    receptive_radius : how far the PixelCNN sees, in pixels; exactly, see `pixelcnn.PixelCNN`.
     n_train : the first n_train images of the shuffled training set; subsets are nested.
     """
 

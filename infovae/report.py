@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from infovae.claims import CLAIMS, ledger
+from infovae.claims import ledger
 from infovae.config import PROJECT_ROOT, ParameterError
-from infovae.experiments import MODULES, Experiment, experiment_class, make_experiment
+from infovae.experiments import MODULES, Experiment, make_experiment
 from infovae.store import to_json, write_atomically
 
 if TYPE_CHECKING:
@@ -264,9 +264,3 @@ def _number(value: float) -> str:
 
 def _latex_cell(cell: object) -> str:
     return str(cell).replace("_", r"\_").replace("±", r"$\pm$").replace("–", "--").replace("%", r"\%")
-
-
-def check_claims_have_experiments() -> None:
-    """Raise ParameterError if a claim names an experiment that does not exist."""
-    for claim in CLAIMS:
-        experiment_class(claim.experiment)

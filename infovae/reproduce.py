@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import platform
-import sys
 import time
 from importlib import metadata
 from pathlib import Path
@@ -182,9 +181,3 @@ def _parse_value(text: str) -> Any:
     except yaml.YAMLError:
         return text
     return value if isinstance(value, list) else text
-
-
-def fail(message: str) -> None:
-    """Print an error and leave with exit status 2: nothing was started, nothing was written."""
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
