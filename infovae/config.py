@@ -16,14 +16,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Part of every run's id: raise it when a change alters the result of an unchanged configuration."""
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
-Dataset = Literal["mnist", "fashion_mnist", "digits"]
-Decoder = Literal["pixelcnn", "conv", "dense"]
-Divergence = Literal["none", "mmd", "stein", "jensen", "wasserstein", "kl"]
+Dataset = Literal["mnist", "fashion_mnist", "digits", "two_points"]
+Decoder = Literal["pixelcnn", "conv", "dense", "scalar"]
+Divergence = Literal["none", "mmd", "stein", "jensen", "wasserstein", "chi2", "kl", "sinkhorn", "sliced_wasserstein"]
 
 Count = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
@@ -42,7 +42,17 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "jensen": {"alpha": 1.0, "lambda_": 1.0, "divergence": "jensen"},
     "wasserstein": {"alpha": 1.0, "lambda_": 10.0, "divergence": "wasserstein"},
     "kl": {"alpha": 1.0, "lambda_": 1.0, "divergence": "kl"},
-}
+    "chi2": {"alpha": 1.0, "lambda_": 1.0, "divergence": "chi2"},
+    "energy": {"alpha": 1.0, "lambda_": 300.0, "divergence": "mmd", "kernel": "energy", "lambda_start": 1.0},
+    "sinkhorn": {"alpha": 1.0, "lambda_": 100.0, "divergence": "sinkhorn", "lambda_start": 1.0},
+    "sliced_wasserstein": {"alpha": 1.0, "lambda_": 300.0, "divergence": "sliced_wasserstein", "lambda_start": 1.0},
+    "mmd_adaptive": {
+        "alpha": 1.0, "lambda_": 10_000.0, "divergence": "mmd", "kernel": "imq", "lambda_start": 1.0, "mmd_target": 1.5
+    },
+    "free_bits": {"alpha": 0.0, "lambda_": 1.0, "divergence": "none", "free_bits": 0.5},
+    "bn_vae": {"alpha": 0.0, "lambda_": 1.0, "divergence": "none", "mean_scale": 0.6},
+    "unconditional": {"alpha": 0.0, "lambda_": 1.0, "divergence": "none", "latent_dim": 0},
+}  # fmt: skip
 """The named points of the (alpha, lambda_, D) family, paper section "Special cases". Any field may be overridden.
 
 DEVIATION: beside the paper's `mmd` (constant lambda_ = 1000, kernel exp(-d^2 / dim^2)) stands `mmd_annealed`, whose
@@ -54,8 +64,9 @@ these two objectives are to that extent tuned. Jensen and Wasserstein were not t
 """
 
 ObjectiveName = Literal[
-    "elbo", "beta_vae", "unregularized", "mmd", "mmd_annealed", "stein", "jensen", "wasserstein", "kl"
-]
+    "elbo", "beta_vae", "unregularized", "mmd", "mmd_annealed", "stein", "jensen", "wasserstein", "kl", "chi2",
+    "energy", "sinkhorn", "sliced_wasserstein", "mmd_adaptive", "free_bits", "bn_vae", "unconditional",
+]  # fmt: skip
 
 
 class ParameterError(ValueError):
@@ -88,7 +99,15 @@ class RunConfig(Settings):
     kernel, bandwidth : kernel of the MMD in the training loss, see `divergences.make_kernel`; Stein's is rbf with
         `stein_bandwidth`.
     critic_learning_rate, critic_steps : the adversary's own optimiser, and its updates per step of the model.
+    sinkhorn_blur, n_projections : of the Sinkhorn and the sliced Wasserstein divergence.
+    mmd_target : when given, lambda_ is steered between `lambda_start` and `lambda_` so that the MMD of a batch stays at
+        this multiple of its null level.
+    free_bits : nats per latent dimension below which the rate is not charged (Kingma et al. 2016, eq. 15).
     posterior_std : how the encoder's output becomes a standard deviation; `sigmoid` is the authors', at most 1.
+    mean_scale : when given, E[z|x] is batch-normalised to this standard deviation (BN-VAE, Zhu et al. 2020).
+    latent_dim : 0 makes the decoder unconditional: with `pixelcnn` the control that has no code at all.
+    decoder_min_std : floor of the standard deviation of the `scalar` decoder's p(x|z), in units of the data.
+    precision : of the networks' forward and backward pass; parameters, codes and loss are float32.
     receptive_radius : how far the PixelCNN sees, in pixels; exactly, see `pixelcnn.PixelCNN`.
     n_train : the first n_train images of the shuffled training set; subsets are nested.
     """
@@ -109,11 +128,17 @@ class RunConfig(Settings):
     critic_learning_rate: Positive = 1e-3
     critic_steps: Annotated[int, Field(strict=True, ge=1, le=100)] = 1
     saturating: bool = False
+    sinkhorn_blur: Positive = 0.5
+    n_projections: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 50
+    mmd_target: Annotated[float, Field(strict=True, gt=1, le=1e6)] | None = None
+    free_bits: Annotated[float, Field(strict=True, ge=0, le=100)] = 0.0
 
-    encoder: Literal["conv", "dense"] = "conv"
+    encoder: Literal["conv", "dense", "scalar"] = "conv"
     posterior_std: Literal["sigmoid", "exp", "softplus"] = "sigmoid"
-    latent_dim: LatentDim = 10
+    mean_scale: Positive | None = None
+    latent_dim: Annotated[int, Field(strict=True, ge=0, le=1024)] = 10
     decoder: Decoder = "pixelcnn"
+    decoder_min_std: Positive = 0.1
     pixelcnn_channels: Annotated[int, Field(strict=True, ge=1, le=512)] = 16
     pixelcnn_layers: Annotated[int, Field(strict=True, ge=1, le=16)] = 2
     receptive_radius: Annotated[int, Field(strict=True, ge=2, le=28)] = 8
@@ -121,6 +146,7 @@ class RunConfig(Settings):
     steps: Count = 1000
     batch_size: Annotated[int, Field(strict=True, ge=2, le=100_000)] = 100
     learning_rate: Positive = 2e-3
+    precision: Literal["float32", "bfloat16"] = "float32"
     seed: Seed = 0
 
     @model_validator(mode="before")
@@ -147,6 +173,20 @@ class RunConfig(Settings):
             raise ValueError(f"lambda_start must lie in (0, lambda_={self.lambda_:g}], got {self.lambda_start:g}")
         if self.lambda_start is not None and self.lambda_start + self.alpha - 1 < 0:
             raise ValueError(f"alpha + lambda_start - 1 must not be negative, got {self.lambda_start:g}")
+        if self.mmd_target is not None and (self.divergence != "mmd" or self.lambda_start is None):
+            raise ValueError(f"mmd_target={self.mmd_target:g} needs divergence 'mmd' and a lambda_start to begin at")
+        if (self.latent_dim == 0) != (self.objective == "unconditional") or (
+            self.latent_dim == 0 and self.decoder != "pixelcnn"
+        ):
+            raise ValueError(
+                "latent_dim=0 is for objective 'unconditional' with decoder 'pixelcnn', and they for it, "
+                f"got latent_dim={self.latent_dim}, objective {self.objective!r}, decoder {self.decoder!r}"
+            )
+        if len({self.dataset == "two_points", self.encoder == "scalar", self.decoder == "scalar"}) > 1:
+            raise ValueError(
+                "encoder 'scalar' and decoder 'scalar' are for dataset 'two_points', and it for them, "
+                f"got dataset {self.dataset!r}, encoder {self.encoder!r}, decoder {self.decoder!r}"
+            )
         if self.decoder == "pixelcnn" and self.receptive_radius <= self.pixelcnn_layers:
             raise ValueError(
                 f"receptive_radius must exceed pixelcnn_layers={self.pixelcnn_layers} (each layer adds one "
@@ -212,7 +252,25 @@ class SemiSupervisedEvaluation(Settings):
     n_pool: Annotated[int, Field(strict=True, ge=20, le=60_000)] = 10_000  # training images that both are drawn from
 
 
-Evaluation = LatentEvaluation | SampleEvaluation | SemiSupervisedEvaluation
+class PosteriorEvaluation(Settings):
+    """The exact posterior of a one-dimensional code, on a grid, beside q(z|x) (paper, amortised inference)."""
+
+    z_max: Annotated[float, Field(gt=0, le=100)] = 10.0
+    n_grid: Annotated[int, Field(strict=True, ge=101, le=1_000_001)] = 20_001
+
+
+class LikelihoodEvaluation(Settings):
+    """Bounds on log p(x): importance-weighted, with a proposal fitted to the frozen decoder, and annealed (Table 1)."""
+
+    n_images: Annotated[int, Field(strict=True, ge=2, le=10_000)] = 100
+    n_train_images: Annotated[int, Field(strict=True, ge=0, le=10_000)] = 0  # for the gap of training and test images
+    n_draws: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 100  # K; every power of ten below is given too
+    fit_steps: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 100
+    n_annealed: Annotated[int, Field(strict=True, ge=0, le=10_000)] = 0  # images that annealing is applied to
+    n_temperatures: Annotated[int, Field(strict=True, ge=10, le=100_000)] = 300
+
+
+Evaluation = LatentEvaluation | SampleEvaluation | SemiSupervisedEvaluation | PosteriorEvaluation | LikelihoodEvaluation
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
