@@ -36,6 +36,7 @@ LABELS = {
     "reconstruction_nll_prior": "with z from the prior, nats",
     "latent_dim": "latent dimension",
     "receptive_radius": "receptive radius, pixels",
+    "n_train": "training images",
 }
 
 
@@ -69,6 +70,61 @@ def plot_by_dimension(table: pd.DataFrame, runs: pd.DataFrame, metrics: Mapping[
             ax.set_yscale("symlog", linthresh=1e-4)
         _span(ax, [*runs[metric].dropna(), *([] if value is None else [value])])
     _legend(figure, axes[0])
+    return figure
+
+
+def plot_by_size(table: pd.DataFrame, runs: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
+    """Return metrics against the size of the training set: a row per dimension, a line per objective.
+
+    A metric whose name ends in `_test` is drawn beside that of the training images, which is dashed.
+
+    Parameters
+    ----------
+    table : as `aggregate` returns it, of the `runs`.
+    metrics : metric -> the title of its panel; each ideally 0, drawn as a thin line.
+    """
+    dims = sorted(table["latent_dim"].unique())
+    figure = Figure(figsize=(4.2 * len(metrics), 2.9 * len(dims) + 0.4), layout="constrained")
+    axes = figure.subplots(len(dims), len(metrics), squeeze=False, sharex=True)
+    for row, dim in zip(axes, dims, strict=True):
+        for ax, (metric, title) in zip(row, metrics.items(), strict=True):
+            for number, (objective, group) in enumerate(_by_objective(table[table["latent_dim"] == dim])):
+                x = group["n_train"] * 1.06**number
+                chosen = (runs["objective"] == objective) & (runs["latent_dim"] == dim) & (runs["status"] == "done")
+                _errorbar(ax, x, group[metric], group.get(f"{metric}_ci95"), objective)
+                _dots(ax, runs[chosen]["n_train"] * 1.06**number, runs[chosen][metric], objective)
+                if metric.endswith("_test"):
+                    seen = metric.removesuffix("_test") + "_train"
+                    ax.plot(x, group[seen], color=PALETTE[objective], lw=1, ls="--", marker="o", ms=3, mfc="white")
+            ax.axhline(0, color="0.5", lw=0.6)
+            ax.set(xscale="log", title=f"{title}, {dim:g} dimensions")
+            _span(ax, [*runs[runs["latent_dim"] == dim][metric].dropna(), 0.0])
+    for ax in axes[-1]:
+        ax.set_xlabel("training images")
+    _legend(figure, axes[0][0])
+    return figure
+
+
+def plot_densities(densities: Mapping[str, np.ndarray], extent: float) -> Figure:
+    """Return contours of two-dimensional densities over those of N(0, I): a panel per entry, on one scale.
+
+    Parameters
+    ----------
+    densities : title -> density on a square grid, (m, m), the first axis being that of the first coordinate.
+    extent : the grid reaches from -extent to extent.
+    """
+    figure = Figure(figsize=(2.5 * max(1, len(densities)), 2.9), layout="constrained")
+    axes = figure.subplots(1, max(1, len(densities)), squeeze=False, sharex=True, sharey=True)[0]
+    levels = np.array([0.01, 0.02, 0.04, 0.08, 0.12, 0.16, 0.24, 0.32])
+    angle = np.linspace(0, 2 * np.pi, 100)
+    for ax, (title, density) in zip(axes, densities.items(), strict=False):
+        axis = np.linspace(-extent, extent, len(density))
+        ax.contourf(axis, axis, density.T, levels, cmap="viridis", extend="max")
+        for level in levels[levels < 1 / (2 * np.pi)]:  # where the prior's density takes the same value
+            radius = np.sqrt(-2 * np.log(2 * np.pi * level))
+            ax.plot(radius * np.cos(angle), radius * np.sin(angle), color="0.4", lw=0.5)
+        ax.set(title=title, aspect="equal", xlabel="z₁")
+    axes[0].set_ylabel("z₂")
     return figure
 
 
@@ -248,10 +304,12 @@ def _legend(figure: Figure, ax: Axes) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=min(6, max(1, len(labels))), frameon=False)
 
 
-def select_arrays(runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarray]], key: str, dim: int) -> dict[str, Any]:
-    """Return objective -> array `key` of its first run in `dim` dimensions, in the palette's order."""
+def select_arrays(
+    runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarray]], key: str, **conditions: float
+) -> dict[str, Any]:
+    """Return objective -> array `key` of its first run that meets the conditions, in the palette's order."""
     found: dict[str, Any] = {}
-    for run, kept in zip(runs.itertuples(), arrays, strict=True):
-        if run.latent_dim == dim and key in kept:
-            found.setdefault(str(run.objective), kept[key])
+    for (_, run), kept in zip(runs.iterrows(), arrays, strict=True):
+        if key in kept and all(run[name] == value for name, value in conditions.items()):
+            found.setdefault(str(run["objective"]), kept[key])
     return {name: found[name] for name in OBJECTIVE_ORDER if name in found}

@@ -77,9 +77,13 @@ class IndependentDecoder(Decoder):
         """Return the logits of the pixels, shape (n, 1, H, W); they do not depend on x."""
         return self.body(z)
 
+    def mean(self, z: Tensor) -> Tensor:
+        """Return E[x|z], the probability of each pixel, shape (n, 1, H, W)."""
+        return torch.sigmoid(self(None, z))
+
     def sample(self, z: Tensor, uniforms: Tensor) -> Tensor:
         """Draw x ~ p(x|z); see `Decoder.sample`."""
-        return (uniforms < torch.sigmoid(self(None, z))).to(z.dtype)
+        return (uniforms < self.mean(z)).to(z.dtype)
 
 
 def mlp(sizes: list[int]) -> nn.Sequential:

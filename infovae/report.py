@@ -185,11 +185,12 @@ def list_deviations() -> list[tuple[str, str]]:
 def describe_budget(experiment: Experiment, runs: pd.DataFrame) -> str:
     """Say in one sentence what the numbers of an experiment rest on."""
     seconds = runs["train_seconds"].sum() if "train_seconds" in runs else 0.0
-    epochs = experiment.steps * experiment.batch_size / experiment.n_train
+    sizes = sorted(set(runs["n_train"]))
+    epochs = [experiment.steps * experiment.batch_size / n for n in sizes]
     return (
-        f"{len(runs)} runs on {experiment.dataset}, {len(experiment.seeds)} seed(s), {experiment.n_train:,} images, "
-        f"{experiment.steps:,} steps of {experiment.batch_size} ({epochs:.1f} epochs), "
-        f"{seconds:,.0f} s of training in all"
+        f"{len(runs)} runs on {experiment.dataset}, {len(experiment.seeds)} seed(s), "
+        f"{', '.join(f'{n:,}' for n in sizes)} training images, {experiment.steps:,} steps of {experiment.batch_size} "
+        f"({', '.join(f'{n:.3g}' for n in epochs)} epochs), {seconds:,.0f} s of training in all"
     )
 
 

@@ -88,7 +88,8 @@ def reproduce(profile: str, folder: Path) -> list[str]:
                 problems.append(str(error))
                 log.error("%s", error)
 
-    tasks = [task for experiment in experiments.values() for task in experiment.grid()]
+    # by experiment, so that the first notebook can be read while the others still train
+    tasks = [task._replace(rank=i) for i, experiment in enumerate(experiments.values()) for task in experiment.grid()]
     runs = sweep(tasks, store, publish_ready)
     failed = runs[runs["status"] != "done"]
     problems += [f"run {row.run_id} ({row.objective}) {row.status}" for row in failed.itertuples()]

@@ -30,10 +30,11 @@ log = logging.getLogger(__name__)
 
 
 class Task(NamedTuple):
-    """A run that somebody needs, and the evaluations of it that they need."""
+    """A run that somebody needs, and the evaluations of it that they need; what has a lower rank is done first."""
 
     config: RunConfig | PixelConfig
     evaluations: tuple[Evaluation, ...] = ()
+    rank: int = 0
 
 
 @dataclass
@@ -43,6 +44,7 @@ class Job:
     key: str
     label: str
     seconds: float
+    rank: int
     function: Callable[..., Any]
     arguments: dict[str, Any]
     save: Callable[[Any], None]
@@ -65,7 +67,7 @@ def sweep(
 
     Parameters
     ----------
-    tasks : in order of importance; of equals, the longest are started first.
+    tasks : those of a lower rank are started first; of equals, the longest.
     on_progress : called with the keys of the jobs still to be done, at the start and after each job.
 
     Returns
@@ -87,24 +89,26 @@ def sweep(
 
 def merge(tasks: Iterable[Task]) -> list[Task]:
     """Return the tasks with the evaluations of equal configurations united, in order of first appearance."""
-    merged: dict[RunConfig | PixelConfig, tuple[Evaluation, ...]] = {}
-    for config, evaluations in tasks:
-        merged[config] = tuple(dict.fromkeys((*merged.get(config, ()), *evaluations)))
-    return [Task(config, evaluations) for config, evaluations in merged.items()]
+    merged: dict[RunConfig | PixelConfig, Task] = {}
+    for task in tasks:
+        known = merged.get(task.config, task)
+        evaluations = tuple(dict.fromkeys((*known.evaluations, *task.evaluations)))
+        merged[task.config] = Task(task.config, evaluations, min(known.rank, task.rank))
+    return list(merged.values())
 
 
 def plan(tasks: list[Task], store: Store) -> dict[str, Job]:
     """Return the jobs that the store lacks, by key, each before those that need it."""
     jobs: dict[str, Job] = {}
-    for config, evaluations in tasks:
+    for config, evaluations, rank in tasks:
         identity = task_id(config)
         missing = [e for e in evaluations if store.load_evaluation(identity, e) is None]
         weights = store.load_weights(identity)
         if weights is None:
             missing = list(evaluations)  # numbers of a model that is gone are not those of the one trained next
-            jobs[f"train-{identity}"] = _train_job(identity, config, store)
+            jobs[f"train-{identity}"] = _train_job(identity, config, rank, store)
         for evaluation in missing:
-            job = _evaluate_job(identity, config, evaluation, weights, store)
+            job = _evaluate_job(identity, config, evaluation, rank, weights, store)
             if isinstance(evaluation, SampleEvaluation):
                 _add_classifier(job, evaluation.classifier, jobs, store)
             jobs[job.key] = job
@@ -114,7 +118,7 @@ def plan(tasks: list[Task], store: Store) -> dict[str, Job]:
 def collect(tasks: Iterable[Task], store: Store, failures: dict[str, Failure] | None = None) -> pd.DataFrame:
     """Return one row per task from the store: run_id, status, configuration, train_seconds, every metric."""
     rows = []
-    for config, evaluations in tasks:
+    for config, evaluations, _ in tasks:
         identity = task_id(config)
         record = store.load_run(identity)
         metrics = [store.load_evaluation(identity, e) for e in evaluations] if record else []
@@ -149,7 +153,7 @@ def collect_history(tasks: Iterable[Task], store: Store | None = None) -> pd.Dat
     """Return the logged steps of every finished task: run_id, step, loss and terms in nats, squared MMD, seconds."""
     store = store or Store()
     frames = []
-    for config, _ in tasks:
+    for config, *_ in tasks:
         record = store.load_run(task_id(config))
         if record:
             frames.append(pd.DataFrame(record["history"]).assign(run_id=task_id(config)))
@@ -160,7 +164,7 @@ def load_arrays(tasks: Iterable[Task], kind: type[Evaluation], store: Store | No
     """Return, per task, the arrays that its evaluation of this kind kept for the figures; empty if it has none."""
     store = store or Store()
     found = []
-    for config, evaluations in tasks:
+    for config, evaluations, _ in tasks:
         kept: Arrays = {}
         for evaluation in evaluations:
             if isinstance(evaluation, kind):
@@ -189,7 +193,7 @@ def describe(config: RunConfig | PixelConfig) -> str:
     return f"{config.objective} λ={config.lambda_:g} d={config.latent_dim} seed={config.seed}"
 
 
-def _train_job(identity: str, config: RunConfig | PixelConfig, store: Store) -> Job:
+def _train_job(identity: str, config: RunConfig | PixelConfig, rank: int, store: Store) -> Job:
     cost = 0.1
     if isinstance(config, RunConfig):
         cost = config.steps * config.batch_size * (1.1e-3 if config.decoder == "pixelcnn" else 0.6e-3)
@@ -197,6 +201,7 @@ def _train_job(identity: str, config: RunConfig | PixelConfig, store: Store) -> 
         key=f"train-{identity}",
         label=describe(config),
         seconds=cost,
+        rank=rank,
         function=worker.train,
         arguments={"config": config, "dataset": config.dataset},
         save=lambda result: store.save_run(identity, config, *result),
@@ -204,12 +209,18 @@ def _train_job(identity: str, config: RunConfig | PixelConfig, store: Store) -> 
 
 
 def _evaluate_job(
-    identity: str, config: RunConfig | PixelConfig, evaluation: Evaluation, weights: bytes | None, store: Store
+    identity: str,
+    config: RunConfig | PixelConfig,
+    evaluation: Evaluation,
+    rank: int,
+    weights: bytes | None,
+    store: Store,
 ) -> Job:
     job = Job(
         key=f"{type(evaluation).__name__}-{evaluation.fingerprint()}-{identity}",
         label=f"{type(evaluation).__name__} of {describe(config)}",
         seconds=8,
+        rank=rank,
         function=worker.evaluate,
         arguments={"evaluation": evaluation, "config": config, "dataset": config.dataset, "training": weights},
         save=lambda result: store.save_evaluation(identity, evaluation, *result),
@@ -231,6 +242,7 @@ def _add_classifier(job: Job, config: ClassifierConfig, jobs: dict[str, Job], st
                 key=key,
                 label=f"classifier of {config.dataset}",
                 seconds=config.steps * config.batch_size * 0.3e-3,
+                rank=job.rank,
                 function=worker.train_classifier,
                 arguments={"config": config, "dataset": config.dataset},
                 save=lambda result: store.save_classifier(identity, result),
@@ -275,7 +287,7 @@ def _execute(
 
 
 def _submit(client: Client, jobs: dict[str, Job]) -> dict[str, Future]:
-    """Submit every job; those of more important tasks first, the longest first among equals."""
+    """Submit every job; those of a lower rank go first, of equals the longest."""
     names = {job.arguments["dataset"] for job in jobs.values()}
     data = {name: client.scatter(load_data(name), broadcast=True, hash=False) for name in names}
     futures: dict[str, Future] = {}
@@ -286,7 +298,7 @@ def _submit(client: Client, jobs: dict[str, Job]) -> dict[str, Future]:
                 arguments = {**job.arguments, **{name: futures[need] for name, need in job.needs.items()}}
                 arguments["data"] = data[arguments.pop("dataset")]
                 futures[key] = client.submit(
-                    job.function, **arguments, key=key, priority=job.seconds, pure=False, retries=0
+                    job.function, **arguments, key=key, priority=job.seconds - 1e6 * job.rank, pure=False, retries=0
                 )
                 del pending[key]
     return futures

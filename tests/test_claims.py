@@ -131,6 +131,75 @@ def test_information_is_judged_at_the_largest_field_and_not_bought_by_giving_up_
     assert judge(BY_NAME["elbo_ignores_z"], runs.assign(decoder="conv"))["verdict"] == "not measured"
 
 
+def toy(posterior_kl: dict[tuple[str, float], float]) -> pd.DataFrame:
+    rows = [
+        (objective, floor, seed, value * (1 + 0.01 * seed))
+        for (objective, floor), value in posterior_kl.items()
+        for seed in range(3)
+    ]
+    names = ["objective", "decoder_min_std", "seed", "posterior_kl"]
+    return pd.DataFrame(rows, columns=names).assign(status="done")
+
+
+def test_toy_is_judged_at_the_smallest_floor() -> None:
+    runs = toy({("elbo", 0.1): 0.1, ("mmd", 0.1): 5.0, ("elbo", 0.01): 4.0, ("mmd", 0.01): 0.2})
+    row = judge(BY_NAME["toy_posterior"], runs)
+    assert row["verdict"] == "reproduced" and row["mean"] == pytest.approx((0.2 - 4.0) * 1.01)
+    row = judge(BY_NAME["toy_elbo_worsens"], runs)
+    assert row["verdict"] == "reproduced" and row["mean"] == pytest.approx((0.1 - 4.0) * 1.01)
+    one_floor = runs[runs["decoder_min_std"] == 0.1]
+    assert judge(BY_NAME["toy_elbo_worsens"], one_floor)["verdict"] == "not measured"  # one floor shows no growth
+    assert judge(BY_NAME["toy_posterior"], one_floor)["verdict"] == "not reproduced"
+
+
+def spread(log_det: dict[tuple[str, int], float]) -> pd.DataFrame:
+    rows = [
+        (objective, n, dim, seed, value + 0.001 * seed)
+        for (objective, n), value in log_det.items()
+        for dim in (2, 10)
+        for seed in range(3)
+    ]
+    names = ["objective", "n_train", "latent_dim", "seed", "log_det_cov_per_dim_test"]
+    return pd.DataFrame(rows, columns=names).assign(status="done")
+
+
+def test_variance_is_judged_with_its_sign_and_at_the_smallest_set() -> None:
+    runs = spread({("elbo", 500): 0.3, ("elbo", 5000): 0.1, ("mmd", 500): -0.05, ("mmd", 5000): 0.02})
+    verdicts = {
+        name: judge(BY_NAME[name], runs)
+        for name in (
+            "elbo_overestimates_variance",
+            "variance_grows_as_data_shrink",
+            "mmd_variance_test",
+            "mmd_variance_closer_than_elbo",
+        )
+    }
+    assert {row["verdict"] for row in verdicts.values()} == {"reproduced"}
+    assert verdicts["elbo_overestimates_variance"]["mean"] == pytest.approx(0.05 - 0.301)
+    assert verdicts["variance_grows_as_data_shrink"]["mean"] == pytest.approx(0.1 - 0.3)
+    assert verdicts["mmd_variance_test"]["mean"] == pytest.approx((0.05 + 0.049 + 0.048) / 3 - 0.1)
+    assert verdicts["mmd_variance_closer_than_elbo"]["mean"] == pytest.approx(0.049 - 0.301)
+    # a code that is as far from 0 on the narrow side does not over-estimate
+    narrow = spread({("elbo", 500): -0.3, ("elbo", 5000): -0.1, ("mmd", 500): 0.0, ("mmd", 5000): 0.0})
+    assert judge(BY_NAME["elbo_overestimates_variance"], narrow)["verdict"] == "not reproduced"
+    assert judge(BY_NAME["variance_grows_as_data_shrink"], narrow)["verdict"] == "not reproduced"
+
+
+def test_failed_run_keeps_the_largest_distance_open() -> None:
+    runs = spread({("mmd", 500): -0.05, ("mmd", 5000): 0.02})
+    runs.loc[0, "status"] = "failed: loss is nan"
+    row = judge(BY_NAME["mmd_variance_test"], runs)
+    assert (row["n_seeds"], row["n_dropped_seeds"], row["verdict"]) == (2, 1, "inconclusive")
+
+
+def test_log_likelihood_on_a_par_is_within_half_a_nat_under_the_same_decoder() -> None:
+    rows = [("elbo", s, 90.0 + s, "pixelcnn") for s in range(3)] + [("mmd", s, 90.3 + s, "pixelcnn") for s in range(3)]
+    rows += [("elbo", s, 50.0, "dense") for s in range(3)]
+    runs = pd.DataFrame(rows, columns=["objective", "seed", "nll", "decoder"]).assign(latent_dim=5, status="done")
+    row = judge(BY_NAME["mmd_log_likelihood"], runs)
+    assert row["verdict"] == "reproduced" and row["mean"] == pytest.approx(-0.2)
+
+
 def test_ledger_has_every_claim_and_every_claim_an_experiment() -> None:
     frame = ledger({})
     assert list(frame["claim"]) == [claim.name for claim in CLAIMS]

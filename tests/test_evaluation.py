@@ -5,11 +5,13 @@ import math
 import pytest
 import torch
 from conftest import tiny
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from infovae.config import LatentEvaluation, PixelConfig, SampleEvaluation, SemiSupervisedEvaluation
 from infovae.data import ImageData
-from infovae.evaluation import encode, evaluate
+from infovae.evaluation import PLANE, encode, evaluate
+from infovae.evaluation.samples import Classifier, sharpness
 from infovae.model import Model, PixelModel, build_model
 from infovae.networks import Encoder, Gaussian
 
@@ -71,6 +73,28 @@ def test_tiny_differences_of_means_classify_though_the_code_is_empty(digits: Ima
     evaluation = SemiSupervisedEvaluation(n_labels=100, n_draws=1, n_unlabelled=0)
     metrics, _ = evaluate(evaluation, tiny(), model, digits, CPU)
     assert metrics["svm_error"] < 0.4 and metrics["svm_error_sampled"] > 0.8
+
+
+def test_density_of_an_empty_code_is_the_priors(digits: ImageData) -> None:
+    _, arrays = evaluate(LATENT, tiny(decoder="dense"), empty_model(), digits, CPU)
+    prior = torch.exp(-(PLANE[:, None] ** 2 + PLANE**2) / 2) / (2 * math.pi)
+    for name in ("density_train", "density_test"):
+        assert torch.allclose(torch.from_numpy(arrays[name]), prior, atol=1e-6)
+
+
+def test_means_have_a_sharpness_where_pixels_are_independent(digits: ImageData) -> None:
+    classifier = save({name: weight.contiguous() for name, weight in Classifier((8, 8)).state_dict().items()})
+    evaluation = SampleEvaluation.for_dataset("digits", 100)
+    model = empty_model()
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            parameter.zero_()  # every pixel is on with probability 1/2
+    metrics, arrays = evaluate(evaluation, tiny(decoder="dense"), model, digits, CPU, classifier)
+    assert metrics["sharpness_samples"] == metrics["sharpness_reconstructions"] == pytest.approx(0)
+    assert metrics["sharpness_real"] == pytest.approx(sharpness(digits.test_images[:100].float() / 255))
+    assert (arrays["mean_samples"] == 0.5).all() and 0.4 < arrays["samples"].mean() < 0.6
+    autoregressive, _ = evaluate(evaluation, tiny(), build_model(tiny(), (8, 8)).eval(), digits, CPU, classifier)
+    assert "sharpness_samples" not in autoregressive
 
 
 def test_pixels_have_neither_code_nor_samples(digits: ImageData) -> None:

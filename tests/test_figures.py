@@ -52,6 +52,30 @@ def test_images_stand_in_the_same_columns_in_every_row() -> None:
     assert rows[0][:, 18:24].mean() > 0.4 and rows[0][:, :18].max() == 0
 
 
+def test_both_kinds_of_images_are_drawn_against_the_size_of_the_training_set() -> None:
+    rows = [
+        {"objective": o, "latent_dim": 10, "n_train": n, "seed": s, "log_det_test": 0.1 * s, "log_det_train": 1.0 + s}
+        for o in ("mmd", "elbo")
+        for n in (500, 5000)
+        for s in (0, 1)
+    ]
+    runs = pd.DataFrame(rows).assign(status="done")
+    table = aggregate(runs, ("latent_dim", "objective", "n_train"), ("log_det_test", "log_det_train"))
+    (ax,) = figures.plot_by_size(table, runs, {"log_det_test": "log det"}).axes
+    assert [container.get_label() for container in ax.containers] == ["elbo", "mmd"]
+    dashed = [line for line in ax.lines if line.get_linestyle() == "--"]
+    assert [list(np.asarray(line.get_ydata(), dtype=float)) for line in dashed] == [[1.5, 1.5], [1.5, 1.5]]
+
+
+def test_contours_lie_where_the_density_is() -> None:
+    axis = np.linspace(-4, 4, 81)
+    density = np.exp(-((axis[:, None] - 2) ** 2 + axis**2) / 2) / (2 * np.pi)  # around z1 = 2, z2 = 0
+    (ax,) = figures.plot_densities({"elbo": density}, 4).axes
+    (contours,) = [c for c in ax.collections if hasattr(c, "levels")]
+    points = np.concatenate([path.vertices for path in contours.get_paths() if len(path.vertices)])
+    assert abs(points[:, 0].mean() - 2) < 0.3 and abs(points[:, 1].mean()) < 0.3
+
+
 def test_latent_plane_shows_every_objective_on_one_scale() -> None:
     codes = {name: (np.random.default_rng(0).normal(size=(20, 2)), np.arange(20) % 10) for name in ("elbo", "mmd")}
     axes = [ax for ax in figures.plot_latent_plane(codes).axes if ax.get_title()]
@@ -62,5 +86,5 @@ def test_latent_plane_shows_every_objective_on_one_scale() -> None:
 def test_arrays_of_the_first_run_are_selected_in_the_palettes_order() -> None:
     runs = pd.DataFrame({"objective": ["mmd", "elbo", "mmd"], "latent_dim": [2, 2, 2]})
     arrays = [{"z": np.full(1, n)} for n in range(3)]
-    assert figures.select_arrays(runs, arrays, "z", 2) == {"elbo": np.full(1, 1), "mmd": np.full(1, 0)}
-    assert figures.select_arrays(runs, arrays, "z", 10) == {}
+    assert figures.select_arrays(runs, arrays, "z", latent_dim=2) == {"elbo": np.full(1, 1), "mmd": np.full(1, 0)}
+    assert figures.select_arrays(runs, arrays, "z", latent_dim=10) == {}

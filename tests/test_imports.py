@@ -13,7 +13,7 @@ LAYERS = [
     ["training", "evaluation"],
     ["store", "worker", "sweep"],
     ["experiments"],
-    ["figures", "claims", "report"],
+    ["figures", "verdicts", "claims", "report"],
     ["notebooks"],
     ["reproduce"],
     ["__main__"],

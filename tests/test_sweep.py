@@ -68,6 +68,12 @@ def test_equal_configurations_are_one_task_with_all_evaluations() -> None:
     assert [(task.config.seed, task.evaluations) for task in merged] == [(0, (LATENT, SEMI)), (1, ())]
 
 
+def test_what_several_need_is_as_urgent_as_the_first_needs_it(store: Store) -> None:
+    tasks = merge([Task(tiny(), (LATENT,), rank=2), Task(tiny(seed=1), rank=1), Task(tiny(), rank=0)])
+    assert [task.rank for task in tasks] == [0, 1]
+    assert {job.rank for job in plan(tasks, store).values() if "seed=0" in job.label} == {0}
+
+
 def test_classifier_is_planned_once_for_all_who_need_it(store: Store) -> None:
     jobs = plan([Task(tiny(seed=seed), (SAMPLES,)) for seed in range(3)], store)
     assert sum(key.startswith("classifier") for key in jobs) == 1

@@ -18,13 +18,16 @@ from infovae.config import (
 )
 from infovae.data import ImageData, binarize, static_binarization
 from infovae.model import Model, PixelModel
-from infovae.networks import Gaussian
+from infovae.networks import Gaussian, IndependentDecoder
 
 if TYPE_CHECKING:
     from infovae.divergences import NullLevel
 
 N_KEPT = 2000
-"""Codes kept for the plot of a two-dimensional latent plane."""
+"""Codes kept for the plot of a two-dimensional latent plane, and posteriors of which its density is made."""
+
+PLANE = torch.linspace(-4, 4, 81)
+"""Either axis of the grid on which the density of a two-dimensional q(z) is kept."""
 
 Evaluated = tuple[dict[str, Any], dict[str, Any]]
 """Metrics by name, and arrays by name for the figures."""
@@ -100,6 +103,11 @@ def _evaluate_latent(
         "reconstruction_nll_prior": latent.reconstruction_nll(model.decoder, x[:n], prior[:n]),
     }
     kept = {"z": z[:N_KEPT], "labels": data.test_labels[: min(N_KEPT, len(z))]}
+    if config.latent_dim == 2:
+        plane = torch.cartesian_prod(PLANE, PLANE).to(device)
+        for name, (mu, std) in {"test": q, "train": q_train}.items():
+            density = latent.mixture_density(plane, mu[:N_KEPT], std[:N_KEPT])
+            kept[f"density_{name}"] = density.unflatten(0, (len(PLANE), len(PLANE))).float()
     return metrics, {name: tensor.cpu().numpy() for name, tensor in kept.items()}
 
 
@@ -143,9 +151,16 @@ def _evaluate_samples(
         "classifier_accuracy": accuracy,
     }
     originals = x[: min(50, n)]
-    again = model.decoder.sample(model.encoder(originals).sample(generator), uniforms[: len(originals)])
+    codes = model.encoder(x[:n]).sample(generator)
+    again = model.decoder.sample(codes[: len(originals)], uniforms[: len(originals)])
     kept = {"samples": generated[:100], "originals": originals, "reconstructions": again}
-    return metrics, {name: tensor.to(torch.uint8).cpu().numpy() for name, tensor in kept.items()}
+    arrays = {name: tensor.to(torch.uint8).cpu().numpy() for name, tensor in kept.items()}
+    if isinstance(model.decoder, IndependentDecoder):  # the means of an autoregressive decoder are not to be had
+        grey = data.test_images[:n].to(device).float() / 255
+        means = {"samples": model.decoder.mean(z), "reconstructions": model.decoder.mean(codes), "real": grey}
+        metrics |= {f"sharpness_{name}": samples.sharpness(p) for name, p in means.items()}
+        arrays |= {f"mean_{name}": means[name][:50].cpu().numpy() for name in ("samples", "reconstructions")}
+    return metrics, arrays
 
 
 def _evaluate_semi_supervised(

@@ -86,20 +86,6 @@ def mutual_information(z: Tensor, mu: Tensor, std: Tensor, chunk: int = ROWS_PER
     return min(float((log_q_own - log_q_mixture).mean()) + cap, cap)
 
 
-def marginal_kl(z: Tensor, mu: Tensor, std: Tensor) -> float:
-    """KL(q(z) || p(z)) in nats, as rate minus mutual information, for q(z) the mixture of the n given posteriors.
-
-    Above the population's value by what `mutual_information` misses: an upper bound wherever that is at its cap. A
-    caller that holds both numbers already subtracts them instead: the mutual information is most of the cost.
-
-    Parameters
-    ----------
-    z, mu, std : Tensor, shape (n, d)
-        As for `mutual_information`.
-    """
-    return rate(mu, std) - mutual_information(z, mu, std)
-
-
 def active_units(mu: Tensor, threshold: float = 0.01) -> int:
     """Number of latent dimensions whose posterior mean moves with x: Var over x of E[z|x] above `threshold`.
 
@@ -137,6 +123,14 @@ def log_det_covariance_per_dim(mu: Tensor, std: Tensor) -> float:
         )
     covariance = torch.atleast_2d(mu.T.cov()) + std.double().square().mean(0).diag()
     return float(torch.linalg.slogdet(covariance).logabsdet / mu.shape[1])
+
+
+def mixture_density(grid: Tensor, mu: Tensor, std: Tensor) -> Tensor:
+    """The density of q(z) = (1/n) sum_i N(z; mu_i, diag(std_i^2)) at each point of `grid`, (m, d) to (m,)."""
+    mu, std = _checked_posteriors(mu, std)
+    log_norm = -std.log().sum(1) - mu.shape[1] / 2 * math.log(2 * math.pi) - math.log(len(mu))
+    rows = grid.double().split(ROWS_PER_CHUNK)
+    return torch.cat([(log_norm - ((z[:, None] - mu) / std).square().sum(2) / 2).logsumexp(1).exp() for z in rows])
 
 
 @torch.no_grad()

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from infovae.sweep import Task
 
 MODULES = {
+    "variance_overestimation": "VarianceOverestimation",
     "divergence_comparison": "DivergenceComparison",
     "semi_supervised": "SemiSupervised",
     "latent_usage": "LatentUsage",
@@ -67,6 +68,7 @@ LatentDims = Annotated[tuple[LatentDim, ...], *_LIST]
 Objectives = Annotated[tuple[ObjectiveName, ...], *_LIST]
 Alphas = Annotated[tuple[Alpha, ...], *_LIST]
 Lambdas = Annotated[tuple[Lambda, ...], *_LIST]
+TrainingSizes = Annotated[tuple[Annotated[Count, Field(ge=2)], ...], *_LIST]
 Radii = Annotated[tuple[Annotated[int, Field(strict=True, ge=2, le=28)], ...], *_LIST]
 
 
@@ -80,7 +82,6 @@ class Experiment(Settings):
 
     dataset: Dataset = "mnist"
     seeds: Seeds = (0, 1)
-    n_train: Count = 50_000
     steps: Count = 300
     batch_size: Annotated[int, Field(strict=True, ge=2, le=100_000)] = 100
     learning_rate: Positive = 2e-3
@@ -101,7 +102,7 @@ class Experiment(Settings):
 
     @property
     def budget(self) -> dict[str, Any]:
-        """The settings that every run of this experiment shares."""
+        """The settings that every run of this experiment shares; `n_train` where it is not what varies."""
         return self.model_dump(include={"dataset", "n_train", "steps", "batch_size", "learning_rate"})
 
 

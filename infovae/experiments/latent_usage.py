@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from infovae.config import Decoder, LatentDim, LatentEvaluation, ObjectiveName, RunConfig
+from infovae.config import Count, Decoder, LatentDim, LatentEvaluation, ObjectiveName, RunConfig
 from infovae.experiments import Alphas, Experiment, Lambdas, Radii, aggregate, product
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class LatentUsage(Experiment):
     receptive_radii: Radii = (4, 8, 12)
     latent_dim: LatentDim = 10
     decoder: Decoder = "pixelcnn"
+    n_train: Count = 50_000
 
     def grid(self) -> list[Task]:
         """Return the ELBO and the whole alpha x lambda_ grid at each receptive field."""

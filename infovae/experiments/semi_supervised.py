@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from infovae.config import Decoder, PixelConfig, RunConfig, SemiSupervisedEvaluation
+from infovae.config import Count, Decoder, PixelConfig, RunConfig, SemiSupervisedEvaluation
 from infovae.experiments import Experiment, LatentDims, Objectives, aggregate, product
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class SemiSupervised(Experiment):
     objectives: Objectives = ("elbo", "unregularized", "mmd", "mmd_annealed", "stein", "jensen")
     latent_dims: LatentDims = (2, 10)
     decoder: Decoder = "pixelcnn"
+    n_train: Count = 50_000
     n_labels: Annotated[int, Field(strict=True, ge=20, le=50_000)] = 1000
     n_draws: Annotated[int, Field(strict=True, ge=1, le=100)] = 2
     n_unlabelled: Annotated[int, Field(strict=True, ge=0, le=60_000)] = 1000

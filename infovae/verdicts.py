@@ -1,0 +1,245 @@
+"""What a claim is, which effects it may rest on, and how its verdict follows from them.
+
+A claim names one effect per seed, averaged over the other conditions within the seed, and a bound that the paper's
+statement puts on it. The verdict follows from the 95 % interval over seeds (Student) and nothing else. A seed that
+lacks a run which the claim needs, because it failed or because its code is empty, drops out, is counted, and keeps
+the verdict from being more than inconclusive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+Effects = Callable[[pd.DataFrame], pd.Series]
+"""Maps all runs of an experiment to one number per seed; KeyError where the runs hold no such condition or metric."""
+
+Verdict = Literal["reproduced", "not reproduced", "inconclusive", "not measured"]
+Dims = Literal["all", "few", "many", "above 2"]
+
+EMPTY_CODE = 1.0
+"""Nats of I(x;z) below which a code counts as empty: its match with the prior is trivial and decides nothing."""
+
+FEW, MANY = 5, 40
+"""Latent dimensions up to which the paper's "few" reaches, and from which its "many" starts."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement of the paper and the rule by which runs decide it.
+
+    Attributes
+    ----------
+    status : how sure we are that the paper says so: "seed", "checked" or "recalled" (from memory, unverified).
+    effect : what `effects` measures, with its unit.
+    bound : the claim holds where the effect lies below it.
+    effects : maps all runs of an experiment, failed ones with NaN for metrics, to one number per seed, NaN where a
+        run that it needs is missing.
+    """
+
+    name: str
+    statement: str
+    status: Literal["seed", "checked", "recalled"]
+    experiment: str
+    effect: str
+    bound: float
+    effects: Effects
+
+    @property
+    def rule(self) -> str:
+        """The rule of the verdict, in words."""
+        return (
+            f"reproduced if the whole 95 % interval lies below {self.bound:g}, not reproduced if it lies above, "
+            "else inconclusive; inconclusive with a single seed, or if a seed dropped out"
+        )
+
+
+def judge(claim: Claim, runs: pd.DataFrame | None) -> dict[str, object]:
+    """Return a claim's row of the ledger: effect, interval over seeds, n, verdict and what it rests on."""
+    effects = pd.Series(dtype=float)
+    if runs is not None:
+        try:
+            effects = claim.effects(runs)
+        except KeyError:  # the runs hold no such condition or metric: the claim was not measured
+            effects = pd.Series(dtype=float)
+    n_dropped = int(effects.isna().sum())
+    effects = effects.dropna()
+    n = len(effects)
+    mean, half_width = float("nan"), float("nan")
+    if n:
+        mean = float(effects.mean())
+    if n > 1:
+        from scipy import stats
+
+        half_width = float(stats.t.ppf(0.975, n - 1) * effects.std() / n**0.5)
+    return {
+        "claim": claim.name,
+        "statement": claim.statement,
+        "source": {"seed": "seed", "checked": "paper", "recalled": "paper (recalled, unverified)"}[claim.status],
+        "experiment": claim.experiment,
+        "effect": claim.effect,
+        "bound": claim.bound,
+        "mean": mean,
+        "ci95_low": mean - half_width,
+        "ci95_high": mean + half_width,
+        "n_seeds": n,
+        "n_dropped_seeds": n_dropped,
+        "verdict": _verdict(mean, half_width, n, n_dropped, claim.bound),
+        "rule": claim.rule,
+    }
+
+
+def _verdict(mean: float, half_width: float, n: int, n_dropped: int, bound: float) -> Verdict:
+    if n == 0:
+        return "not measured"
+    if n_dropped == 0 and mean + half_width < bound:  # false for one seed, whose interval is NaN
+        return "reproduced"
+    if n_dropped == 0 and mean - half_width > bound:
+        return "not reproduced"
+    return "inconclusive"
+
+
+def _pivot(runs: pd.DataFrame, values: pd.Series, *conditions: str) -> pd.DataFrame:
+    """Return values with rows (seed, *conditions) and a column per objective; NaN where a run failed."""
+    values = values.where(runs["status"] == "done")
+    index = [runs[name] for name in ("seed", *conditions, "objective")]
+    return values.set_axis(pd.MultiIndex.from_arrays(index)).unstack("objective")
+
+
+def _by_condition(runs: pd.DataFrame, metric: str, dims: Dims = "all", used_only: bool = False) -> pd.DataFrame:
+    """Return a metric under a PixelCNN decoder: rows (seed, latent_dim), a column per objective, NaN where missing.
+
+    `used_only` leaves out the codes that hold less than `EMPTY_CODE` nats.
+    """
+    runs = runs[runs["latent_dim"].notna() & (runs["decoder"] == "pixelcnn")]
+    ranges = {"few": (1, FEW), "many": (MANY, 10**9), "above 2": (3, 10**9)}
+    runs = runs[runs["latent_dim"].between(*ranges.get(dims, (1, 10**9)))]
+    values = runs[metric]
+    if used_only:
+        values = values.where(runs["mutual_information"] >= EMPTY_CODE)
+    return _pivot(runs, values, "latent_dim")
+
+
+def per_seed(values: pd.Series) -> pd.Series:
+    """Return the mean over the other conditions of each seed; NaN if one of them is missing."""
+    return values.groupby("seed").agg(lambda group: group.mean(skipna=False))
+
+
+def level(metric: str, objective: str, sign: float = 1, shift: float = 0) -> Effects:
+    """Return sign * metric + shift of one objective, averaged over the dimensions."""
+    return lambda runs: sign * per_seed(_by_condition(runs, metric)[objective]) + shift
+
+
+def difference(
+    metric: str, objective: str, reference: str, dims: Dims = "all", shift: float = 0, used_only: bool = False
+) -> Effects:
+    """Return metric(objective) - metric(reference) + shift, paired by dimension and averaged over the dimensions."""
+
+    def effects(runs: pd.DataFrame) -> pd.Series:
+        wide = _by_condition(runs, metric, dims, used_only)
+        return per_seed(wide[objective] - wide[reference]) + shift
+
+    return effects
+
+
+def against_best(metric: str, objective: str) -> Effects:
+    """Return |metric| of an objective minus the least of its rivals whose code is used, averaged over dimensions."""
+
+    def effects(runs: pd.DataFrame) -> pd.Series:
+        wide = _by_condition(runs, metric, used_only=True).abs()
+        return per_seed(wide[objective] - wide[["unregularized", "stein", "jensen"]].min(axis=1))
+
+    return effects
+
+
+def worst_excess(objective: str, tolerance: float) -> Effects:
+    """Return the largest excess of the class cross-entropy over that of real images, less a tolerance."""
+
+    def effects(runs: pd.DataFrame) -> pd.Series:
+        ours, real = (_by_condition(runs, m)[objective] for m in ("class_cross_entropy", "class_cross_entropy_real"))
+        return (ours - real).groupby("seed").agg(lambda group: group.max(skipna=False)) - tolerance
+
+    return effects
+
+
+def information(objective: str | None, sign: float, shift: float) -> Effects:
+    """Return sign * I(x;z) + shift in nats under a PixelCNN decoder, at the largest receptive field.
+
+    `None` stands for the InfoVAE runs at alpha = 1; of several lambda_ the one with the best match to the prior counts,
+    so that information is not bought by giving up the prior.
+    """
+
+    def effects(runs: pd.DataFrame) -> pd.Series:
+        runs = runs[(runs["receptive_radius"] == runs["receptive_radius"].max()) & (runs["decoder"] == "pixelcnn")]
+        if objective is not None:
+            runs = runs[runs["objective"] == objective]
+        else:
+            runs = runs[(runs["objective"] != "elbo") & (runs["alpha"] == 1)]
+            runs = runs.sort_values("squared_mmd").groupby("seed").head(1)
+        return sign * runs.set_index("seed")["mutual_information"] + shift
+
+    return effects
+
+
+def at_smallest(
+    condition: str,
+    metric: str,
+    objective: str,
+    reference: str | None,
+    *others: str,
+    absolute: bool = False,
+    sign: float = 1,
+    shift: float = 0,
+) -> Effects:
+    """Return sign * (metric(objective) - metric(reference)) + shift where `condition` is smallest.
+
+    Averaged over the `others`, the further conditions that vary. Without a reference the metric itself counts, with
+    `absolute` its distance from 0.
+    """
+
+    def effects(runs: pd.DataFrame) -> pd.Series:
+        runs = runs[runs[condition] == runs[condition].min()]
+        wide = _pivot(runs, runs[metric].abs() if absolute else runs[metric], *others)
+        return sign * per_seed(wide[objective] - (wide[reference] if reference else 0)) + shift
+
+    return effects
+
+
+def growth(condition: str, metric: str, objective: str, *others: str) -> Effects:
+    """Return metric at the largest value of `condition` minus metric at the smallest, of one objective."""
+
+    def effects(runs: pd.DataFrame) -> pd.Series:
+        runs = runs[runs["objective"] == objective]
+        values = [
+            _pivot(chosen, chosen[metric], *others)[objective]
+            for chosen in (runs[runs[condition] == runs[condition].agg(end)] for end in ("max", "min"))
+        ]
+        if runs[condition].nunique() < 2:
+            raise KeyError(condition)  # one value is no growth: not measured
+        return per_seed(values[0] - values[1])
+
+    return effects
+
+
+def largest_distance(metric: str, objective: str, tolerance: float) -> Effects:
+    """Return the largest |metric| of an objective over all conditions, less a tolerance."""
+
+    def effects(runs: pd.DataFrame) -> pd.Series:
+        runs = runs[runs["objective"] == objective]
+        values = runs[metric].abs().where(runs["status"] == "done")
+        return values.groupby(runs["seed"]).agg(lambda group: group.max(skipna=False)) - tolerance
+
+    return effects
+
+
+def paired(metric: str, objective: str, reference: str, *conditions: str, shift: float = 0) -> Effects:
+    """Return metric(objective) - metric(reference) + shift, paired by and averaged over the conditions."""
+
+    def effects(runs: pd.DataFrame) -> pd.Series:
+        wide = _pivot(runs, runs[metric], *conditions)
+        return per_seed(wide[objective] - wide[reference]) + shift
+
+    return effects
