@@ -17,6 +17,7 @@ import pandas as pd
 Effects = Callable[[pd.DataFrame], pd.Series]
 """Maps all runs of an experiment to one number per seed; KeyError where the runs hold no such condition or metric."""
 
+Status = Literal["seed", "checked", "recalled"]
 Verdict = Literal["reproduced", "not reproduced", "inconclusive", "not measured"]
 Dims = Literal["all", "few", "many", "above 2"]
 
@@ -42,7 +43,7 @@ class Claim:
 
     name: str
     statement: str
-    status: Literal["seed", "checked", "recalled"]
+    status: Status
     experiment: str
     effect: str
     bound: float
@@ -112,15 +113,17 @@ def _pivot(runs: pd.DataFrame, values: pd.Series, *conditions: str) -> pd.DataFr
 def _by_condition(runs: pd.DataFrame, metric: str, dims: Dims = "all", used_only: bool = False) -> pd.DataFrame:
     """Return a metric under a PixelCNN decoder: rows (seed, latent_dim), a column per objective, NaN where missing.
 
-    `used_only` leaves out the codes that hold less than `EMPTY_CODE` nats.
+    `used_only` leaves out empty codes.
     """
     runs = runs[runs["latent_dim"].notna() & (runs["decoder"] == "pixelcnn")]
     ranges = {"few": (1, FEW), "many": (MANY, 10**9), "above 2": (3, 10**9)}
     runs = runs[runs["latent_dim"].between(*ranges.get(dims, (1, 10**9)))]
-    values = runs[metric]
-    if used_only:
-        values = values.where(runs["mutual_information"] >= EMPTY_CODE)
-    return _pivot(runs, values, "latent_dim")
+    return _pivot(runs, _used(runs, metric) if used_only else runs[metric], "latent_dim")
+
+
+def _used(runs: pd.DataFrame, metric: str) -> pd.Series:
+    """Return a metric, NaN where the code holds less than `EMPTY_CODE` nats."""
+    return runs[metric].where(runs["mutual_information"] >= EMPTY_CODE)
 
 
 def per_seed(values: pd.Series) -> pd.Series:
@@ -191,18 +194,20 @@ def at_smallest(
     reference: str | None,
     *others: str,
     absolute: bool = False,
+    used_only: bool = False,
     sign: float = 1,
     shift: float = 0,
 ) -> Effects:
     """Return sign * (metric(objective) - metric(reference)) + shift where `condition` is smallest.
 
     Averaged over the `others`, the further conditions that vary. Without a reference the metric itself counts, with
-    `absolute` its distance from 0.
+    `absolute` its distance from 0; `used_only` leaves out empty codes.
     """
 
     def effects(runs: pd.DataFrame) -> pd.Series:
         runs = runs[runs[condition] == runs[condition].min()]
-        wide = _pivot(runs, runs[metric].abs() if absolute else runs[metric], *others)
+        values = _used(runs, metric) if used_only else runs[metric]
+        wide = _pivot(runs, values.abs() if absolute else values, *others)
         return sign * per_seed(wide[objective] - (wide[reference] if reference else 0)) + shift
 
     return effects
@@ -213,23 +218,23 @@ def growth(condition: str, metric: str, objective: str, *others: str) -> Effects
 
     def effects(runs: pd.DataFrame) -> pd.Series:
         runs = runs[runs["objective"] == objective]
-        values = [
-            _pivot(chosen, chosen[metric], *others)[objective]
-            for chosen in (runs[runs[condition] == runs[condition].agg(end)] for end in ("max", "min"))
-        ]
         if runs[condition].nunique() < 2:
             raise KeyError(condition)  # one value is no growth: not measured
-        return per_seed(values[0] - values[1])
+        high, low = (runs[runs[condition] == runs[condition].agg(end)] for end in ("max", "min"))
+        wide = _pivot(high, high[metric], *others) - _pivot(low, low[metric], *others)
+        return per_seed(wide[objective])
 
     return effects
 
 
 def largest_distance(metric: str, objective: str, tolerance: float) -> Effects:
-    """Return the largest |metric| of an objective over all conditions, less a tolerance."""
+    """Return the largest |metric| of an objective over all conditions, less a tolerance; NaN if one code is empty."""
 
     def effects(runs: pd.DataFrame) -> pd.Series:
+        if objective not in set(runs["objective"]):
+            raise KeyError(objective)
         runs = runs[runs["objective"] == objective]
-        values = runs[metric].abs().where(runs["status"] == "done")
+        values = _used(runs, metric).abs().where(runs["status"] == "done")
         return values.groupby(runs["seed"]).agg(lambda group: group.max(skipna=False)) - tolerance
 
     return effects

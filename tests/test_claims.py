@@ -160,7 +160,7 @@ def spread(log_det: dict[tuple[str, int], float]) -> pd.DataFrame:
         for seed in range(3)
     ]
     names = ["objective", "n_train", "latent_dim", "seed", "log_det_cov_per_dim_test"]
-    return pd.DataFrame(rows, columns=names).assign(status="done")
+    return pd.DataFrame(rows, columns=names).assign(status="done", mutual_information=5.0)
 
 
 def test_variance_is_judged_with_its_sign_and_at_the_smallest_set() -> None:
@@ -179,6 +179,9 @@ def test_variance_is_judged_with_its_sign_and_at_the_smallest_set() -> None:
     assert verdicts["variance_grows_as_data_shrink"]["mean"] == pytest.approx(0.1 - 0.3)
     assert verdicts["mmd_variance_test"]["mean"] == pytest.approx((0.05 + 0.049 + 0.048) / 3 - 0.1)
     assert verdicts["mmd_variance_closer_than_elbo"]["mean"] == pytest.approx(0.049 - 0.301)
+    runs.loc[runs["objective"] == "mmd", "mutual_information"] = 0.1
+    for name in ("mmd_variance_test", "mmd_variance_closer_than_elbo"):  # an empty code wins nothing by its match
+        assert judge(BY_NAME[name], runs)["n_dropped_seeds"] == 3
     # a code that is as far from 0 on the narrow side does not over-estimate
     narrow = spread({("elbo", 500): -0.3, ("elbo", 5000): -0.1, ("mmd", 500): 0.0, ("mmd", 5000): 0.0})
     assert judge(BY_NAME["elbo_overestimates_variance"], narrow)["verdict"] == "not reproduced"

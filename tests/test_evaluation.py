@@ -92,6 +92,9 @@ def test_means_have_a_sharpness_where_pixels_are_independent(digits: ImageData) 
     metrics, arrays = evaluate(evaluation, tiny(decoder="dense"), model, digits, CPU, classifier)
     assert metrics["sharpness_samples"] == metrics["sharpness_reconstructions"] == pytest.approx(0)
     assert metrics["sharpness_real"] == pytest.approx(sharpness(digits.test_images[:100].float() / 255))
+    grey = digits.test_images[:100].double() / 255
+    entropy = -(torch.xlogy(grey, grey) + torch.xlogy(1 - grey, 1 - grey)).flatten(1).sum(1).mean()
+    assert metrics["reconstruction_nll_real"] == pytest.approx(entropy.item(), rel=1e-6)
     assert (arrays["mean_samples"] == 0.5).all() and 0.4 < arrays["samples"].mean() < 0.6
     autoregressive, _ = evaluate(evaluation, tiny(), build_model(tiny(), (8, 8)).eval(), digits, CPU, classifier)
     assert "sharpness_samples" not in autoregressive

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -159,6 +160,9 @@ def _evaluate_samples(
         grey = data.test_images[:n].to(device).float() / 255
         means = {"samples": model.decoder.mean(z), "reconstructions": model.decoder.mean(codes), "real": grey}
         metrics |= {f"sharpness_{name}": samples.sharpness(p) for name, p in means.items()}
+        # what is left to the binarisation when the grey image itself is the mean: no reconstruction can do better
+        entropy_per_pixel = (1 - metrics["sharpness_real"]) * math.log(2)
+        metrics["reconstruction_nll_real"] = entropy_per_pixel * grey[0].numel()
         arrays |= {f"mean_{name}": means[name][:50].cpu().numpy() for name in ("samples", "reconstructions")}
     return metrics, arrays
 

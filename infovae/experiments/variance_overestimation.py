@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -13,7 +13,6 @@ from infovae.config import (
     Decoder,
     LatentEvaluation,
     LikelihoodEvaluation,
-    Positive,
     RunConfig,
     SampleEvaluation,
 )
@@ -47,7 +46,6 @@ class VarianceOverestimation(Experiment):
     n_trains: TrainingSizes = (500, 50_000)
     decoder: Decoder = "conv"
     steps: Count = 600
-    learning_rate: Positive = 4e-3
     n_samples: Annotated[int, Field(strict=True, ge=10, le=100_000)] = 1000
     n_likelihood: Annotated[int, Field(strict=True, ge=2, le=10_000)] = 100
 
@@ -81,6 +79,7 @@ class VarianceOverestimation(Experiment):
             "nll_train",
             "nll_gap",
             "reconstruction_nll",
+            "reconstruction_nll_real",
             "sharpness_reconstructions",
             "sharpness_samples",
             "sharpness_real",
@@ -91,7 +90,7 @@ class VarianceOverestimation(Experiment):
         )
         return aggregate(runs, ("latent_dim", "objective", "n_train"), metrics)
 
-    def _weights(self, objective: str) -> dict[str, float]:
+    def _weights(self, objective: str) -> dict[str, Any]:
         preset = OBJECTIVES[objective]
         if preset["divergence"] == "none":
             return {}
