@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import pandas as pd
 
@@ -14,11 +14,14 @@ from infovae.claims import ledger
 from infovae.config import PROJECT_ROOT, ParameterError
 from infovae.experiments import MODULES, Experiment, make_experiment
 from infovae.store import to_json, write_atomically
+from infovae.verdicts import Verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
+
+VERDICTS: tuple[str, ...] = get_args(Verdict)
 
 
 def publish(
@@ -121,7 +124,8 @@ def write_report(profile: str, folder: Path) -> None:
 
 
 def format_claims(claims: pd.DataFrame) -> pd.DataFrame:
-    """Return the ledger's readable columns: statement, source, effect with its interval, bound, n, verdict."""
+    """Return the ledger's readable columns, what was decided first: verdict, statement, source, effect, interval, n."""
+    claims = claims.sort_values("verdict", key=lambda verdicts: verdicts.map(VERDICTS.index), kind="stable")
     interval = [
         _number(mean) + (f" [{_number(low)}, {_number(high)}]" if n_seeds > 1 else "")
         for mean, low, high, n_seeds in claims[["mean", "ci95_low", "ci95_high", "n_seeds"]].to_numpy()
@@ -223,8 +227,7 @@ def _markdown(
 
 def _summary(claims: pd.DataFrame) -> str:
     counts = claims["verdict"].value_counts()
-    order = ("reproduced", "not reproduced", "inconclusive", "not measured")
-    return f"Of {len(claims)} claims: " + ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in order) + "."
+    return f"Of {len(claims)} claims: " + ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in VERDICTS) + "."
 
 
 def _html(
