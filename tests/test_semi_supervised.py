@@ -69,17 +69,19 @@ def test_a_draw_that_cannot_be_balanced_is_refused() -> None:
 # --- the choice of the settings
 
 
-def test_settings_are_those_of_an_exhaustive_search() -> None:
+def test_settings_are_those_of_two_searches_of_a_library() -> None:
     digits = load("digits")
     features, labels = digits.train_images[:300].flatten(1).numpy() / 255.0, digits.train_labels[:300].numpy()
     features[:, ::2] *= 0.1  # scales differ between features, and must keep doing so
     gammas = [factor / (features.shape[1] * features.var(axis=0).mean()) for factor in (0.25, 0.5, 1, 2, 4)]
-    search = GridSearchCV(
-        SVC(), {"C": [1, 10, 100], "gamma": gammas}, cv=StratifiedKFold(5, shuffle=True, random_state=7)
-    ).fit(features, labels)
-    assert choose_settings(features, labels, seed=7) == pytest.approx(
-        (search.best_params_["C"], search.best_params_["gamma"])
-    )
+
+    def best(name: str, values: list[float], **fixed: float) -> float:
+        search = GridSearchCV(SVC(**fixed), {name: values}, cv=StratifiedKFold(3, shuffle=True, random_state=7))
+        scores = search.fit(features, labels).cv_results_["mean_test_score"]
+        return values[int(np.flatnonzero(scores > scores.max() - 1e-9)[0])]  # rounding breaks no tie
+
+    gamma = best("gamma", gammas, C=10)
+    assert choose_settings(features, labels, seed=7) == pytest.approx((best("C", [1, 10, 100], gamma=gamma), gamma))
 
 
 def test_settings_ignore_common_scale_and_position_and_so_does_the_error() -> None:

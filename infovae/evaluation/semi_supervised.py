@@ -23,7 +23,8 @@ Labels = NDArray[np.int64]
 
 PENALTIES = (1.0, 10.0, 100.0)
 GAMMA_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
-N_FOLDS = 5
+FIRST_PENALTY = 10.0  # with which gamma is chosen
+N_FOLDS = 3
 
 UNLABELLED_WEIGHTS = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Penalty of an unlabelled point's slack, relative to a labelled one's, round by round."""
@@ -67,7 +68,9 @@ def draw_labelled(labels: Labels, n_labels: int, seed: int) -> NDArray[np.intp]:
 
 
 def choose_settings(features: NDArray[np.floating], labels: Labels, seed: int) -> SvmSettings:
-    """Choose C and gamma by stratified cross-validation on labelled points; on a tie the smaller C, then gamma.
+    """Choose gamma, then C, by stratified cross-validation on labelled points; on a tie the smaller value.
+
+    First gamma with C = `FIRST_PENALTY`, then C with that gamma: 7 settings tried instead of the grid's 15.
 
     gamma is a factor of 1 / (dim * mean variance of a feature), so that the choice, and hence the machine, ignores
     where the features lie and their common scale. Features keep their scales relative to each other: standardising each
@@ -92,13 +95,13 @@ def choose_settings(features: NDArray[np.floating], labels: Labels, seed: int) -
     splits = list(folds.split(features, labels))
     squared = _squared_distances(features, features)
     gammas = [factor * _scale_gamma(features) for factor in GAMMA_FACTORS]
-    kernels = [np.exp(-gamma * squared) for gamma in gammas]
-    mistakes = {
-        SvmSettings(penalty, gamma): sum(_n_mistakes(penalty, kernel, labels, *split) for split in splits)
-        for penalty in PENALTIES
-        for gamma, kernel in zip(gammas, kernels, strict=True)
-    }
-    return min(mistakes, key=lambda settings: mistakes[settings])
+
+    def n_mistakes(penalty: float, gamma: float) -> int:
+        kernel = np.exp(-gamma * squared)
+        return sum(_n_mistakes(penalty, kernel, labels, *split) for split in splits)
+
+    gamma = min(gammas, key=lambda gamma: n_mistakes(FIRST_PENALTY, gamma))
+    return SvmSettings(min(PENALTIES, key=lambda penalty: n_mistakes(penalty, gamma)), gamma)
 
 
 def svm_error(
