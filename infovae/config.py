@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -43,8 +44,8 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "wasserstein": {"alpha": 1.0, "lambda_": 10.0, "divergence": "wasserstein"},
     "kl": {"alpha": 1.0, "lambda_": 1.0, "divergence": "kl"},
     "chi2": {"alpha": 1.0, "lambda_": 1.0, "divergence": "chi2"},
-    "energy": {"alpha": 1.0, "lambda_": 300.0, "divergence": "mmd", "kernel": "energy", "lambda_start": 1.0},
-    "sinkhorn": {"alpha": 1.0, "lambda_": 100.0, "divergence": "sinkhorn", "lambda_start": 1.0},
+    "energy": {"alpha": 1.0, "lambda_": 150.0, "divergence": "mmd", "kernel": "energy", "lambda_start": 1.0},
+    "sinkhorn": {"alpha": 1.0, "lambda_": 30.0, "divergence": "sinkhorn", "lambda_start": 1.0},
     "sliced_wasserstein": {"alpha": 1.0, "lambda_": 300.0, "divergence": "sliced_wasserstein", "lambda_start": 1.0},
     "mmd_adaptive": {
         "alpha": 1.0, "lambda_": 10_000.0, "divergence": "mmd", "kernel": "imq", "lambda_start": 1.0, "mmd_target": 1.5
@@ -61,12 +62,23 @@ lambda_ rises from 1 to 300 under a kernel of several scales: within a small bud
 has learnt to use it. Its settings and Stein's weight, which the paper leaves free, were chosen on single pilot runs of
 seed 0 in 10 dimensions (400 steps, 3 PixelCNN layers), by I(x;z), log det and squared MMD on test images: verdicts on
 these two objectives are to that extent tuned. Jensen and Wasserstein were not tuned.
+
+DEVIATION: the objectives from `chi2` on are not the paper's, and are not tuned. `free_bits`, `bn_vae` and
+`unconditional` are baselines; `mmd_adaptive` has the kernel of `mmd_annealed`. The weights of `energy`, `sinkhorn` and
+`sliced_wasserstein` make the gradient in the mean of a code N(m, I), 100 samples in 10 dimensions with |m| = 1, as
+long as that of `mmd_annealed` (67; theirs 67, 64 and 67); `chi2`, twice the KL divergence near a match, has the weight
+of `kl`.
 """
 
 ObjectiveName = Literal[
     "elbo", "beta_vae", "unregularized", "mmd", "mmd_annealed", "stein", "jensen", "wasserstein", "kl", "chi2",
     "energy", "sinkhorn", "sliced_wasserstein", "mmd_adaptive", "free_bits", "bn_vae", "unconditional",
 ]  # fmt: skip
+
+
+def divergence_weight(alpha: float, lambda_: float) -> float:
+    """Return lambda_ + alpha - 1, and 0 where it differs from 0 by rounding alone: 4.1 + (1 - 4.1) is not 1."""
+    return 0.0 if math.isclose(lambda_, 1 - alpha, rel_tol=1e-12) else lambda_ + alpha - 1
 
 
 class ParameterError(ValueError):
@@ -87,7 +99,7 @@ class Settings(BaseModel):
 class RunConfig(Settings):
     """Everything that decides one training run.
 
-    `alpha`, `lambda_`, `divergence` and `lambda_start` left out are those that `OBJECTIVES` gives to `objective`.
+    What is left out is what `OBJECTIVES` gives to `objective`, where it gives something.
 
     Attributes
     ----------
@@ -101,13 +113,13 @@ class RunConfig(Settings):
     critic_learning_rate, critic_steps : the adversary's own optimiser, and its updates per step of the model.
     sinkhorn_blur, n_projections : of the Sinkhorn and the sliced Wasserstein divergence.
     mmd_target : when given, lambda_ is steered between `lambda_start` and `lambda_` so that the MMD of a batch stays at
-        this multiple of its null level.
+        this multiple of its null level, see `objective.AdaptiveLambda`; `lambda_warmup` limits how fast.
     free_bits : nats per latent dimension below which the rate is not charged (Kingma et al. 2016, eq. 15).
     posterior_std : how the encoder's output becomes a standard deviation; `sigmoid` is the authors', at most 1.
-    mean_scale : when given, E[z|x] is batch-normalised to this standard deviation (BN-VAE, Zhu et al. 2020).
+    mean_scale : when given, E[z|x] is batch-normalised to this standard deviation, see `networks.Encoder`.
     latent_dim : 0 makes the decoder unconditional: with `pixelcnn` the control that has no code at all.
     decoder_min_std : floor of the standard deviation of the `scalar` decoder's p(x|z), in units of the data.
-    precision : of the networks' forward and backward pass; parameters, codes and loss are float32.
+    precision : of the networks' forward and backward pass in training; parameters, codes and loss are float32.
     receptive_radius : how far the PixelCNN sees, in pixels; exactly, see `pixelcnn.PixelCNN`.
     n_train : the first n_train images of the shuffled training set; subsets are nested.
     """
@@ -202,7 +214,7 @@ class RunConfig(Settings):
     @property
     def divergence_weight(self) -> float:
         """Weight lambda_ + alpha - 1 of D(q(z)||p(z))."""
-        return self.lambda_ + self.alpha - 1
+        return divergence_weight(self.alpha, self.lambda_)
 
 
 class PixelConfig(Settings):

@@ -220,6 +220,17 @@ def squared_mmd_null(n: int, dim: int, kernel: Kernel, generator: torch.Generato
     return NullLevel(value, math.sqrt(max(0.0, h_squared * (4 / (n * (n - 1)) + 4 / n**2))))
 
 
+@torch.no_grad()
+def squared_mmd_v_null(n: int, dim: int, kernel: Kernel, generator: torch.Generator) -> float:
+    """Return the expected V-statistic of two prior samples of size n, 2 (k(0) - E k(x, x')) / n.
+
+    E k is estimated, without bias, from `NULL_ROWS` prior draws.
+    """
+    x = torch.randn(NULL_ROWS, dim, generator=generator, device=generator.device)
+    k_0 = kernel(x.new_zeros(())).item()
+    return 2 * (k_0 - _mean_within(x, kernel, unbiased=True).item()) / n
+
+
 def _mean_squared_centred_kernel(x: Tensor, kernel: Kernel) -> float:
     n = len(x)
     values = kernel(squared_distances(x.double(), x.double())).fill_diagonal_(0)
@@ -340,3 +351,35 @@ def sinkhorn(x: Tensor, y: Tensor, blur: float) -> Tensor:
 
     # geomloss moves mass at |x - y|^2 / 2, with weight blur^2 on the KL term
     return 2 * SamplesLoss("sinkhorn", p=2, blur=blur, backend="tensorized")(x, y)
+
+
+def sinkhorn_energy(x: Tensor, y: Tensor, blur: float, diameter: float) -> Tensor:
+    """Return the minibatch energy distance under the entropic transport cost W of `sinkhorn`; differentiable.
+
+        mean_{a, b} W(x_a, y_b) - W(x_1, x_2) / 2 - W(y_1, y_2) / 2,    a, b in {1, 2}
+
+    with x_1, x_2 and y_1, y_2 the halves of the two samples, without the last row of an odd number (Salimans et al.
+    2018, in OT-GAN; over 4, in units of the squared distance). 0 in expectation, and without a slope, where the
+    distributions are equal, whatever the size of the samples.
+
+    For a training loss, where each minibatch is a fresh draw. `sinkhorn` compares a sample with itself, which is nearer
+    to itself than to a second draw, and so is least for a code too narrow: trained on fresh noise with 100 samples and
+    blur 0.5, a code stops at standard deviation 0.99, 0.69 and below 0.4 in 2, 10 and 40 dimensions; with this one
+    within 4 % of 1 in all of them.
+
+    Parameters
+    ----------
+    diameter
+        A length of the order of the samples' diameter, from which the solver's temperature falls to blur. Given, so
+        that the host need not wait for the device to measure it.
+    """
+    from geomloss import SamplesLoss
+
+    n = min(len(x), len(y)) // 2
+    if n < 1:
+        raise ValueError(f"samples of {len(x)} and {len(y)} have no halves: pass two rows or more")
+    x_1, x_2, y_1, y_2 = x[:n], x[n : 2 * n], y[:n], y[n : 2 * n]
+    left, right = torch.stack([x_1, x_1, x_2, x_2, x_1, y_1]), torch.stack([y_1, y_2, y_1, y_2, x_2, y_2])
+    transport = SamplesLoss("sinkhorn", p=2, blur=blur, diameter=diameter, debias=False, backend="tensorized")
+    costs = 2 * transport(left, right)  # as in `sinkhorn`
+    return costs[:4].mean() - costs[4:].sum() / 2

@@ -21,7 +21,9 @@ OBJECTIVE_ORDER = (*get_args(ObjectiveName), "pixels")
 
 # Okabe and Ito's palette, safe for colour-blind readers, then three more
 _COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2", "#F0E442", "#7F7F7F", "#7F3C8D")
-PALETTE = dict(zip(OBJECTIVE_ORDER, (_COLORS * 3)[: len(OBJECTIVE_ORDER)], strict=True))
+PALETTE = {name: _COLORS[number % len(_COLORS)] for number, name in enumerate(OBJECTIVE_ORDER)}
+# where a colour comes again, line and marker tell its second objective from the first, which every notebook has
+STYLES = {name: (("-", "o"), ("--", "s"))[number // len(_COLORS)] for number, name in enumerate(OBJECTIVE_ORDER)}
 
 LABELS = {
     "squared_mmd": "squared MMD of q(z) and p(z)",
@@ -138,7 +140,8 @@ def plot_training(history: pd.DataFrame, runs: pd.DataFrame) -> Figure:
         for objective, group in _by_objective(merged[merged["latent_dim"] == dim]):
             for number, (_, run) in enumerate(group.groupby("run_id")):
                 label = objective if number == 0 else None
-                ax.plot(run["step"], run["squared_mmd"], color=PALETTE[objective], lw=1.2, alpha=0.8, label=label)
+                style = {"color": PALETTE[objective], "ls": STYLES[objective][0]}
+                ax.plot(run["step"], run["squared_mmd"], lw=1.2, alpha=0.8, label=label, **style)
         ax.axhline(0, color="0.5", lw=0.6)
         ax.set(xlabel="training step", title=f"{dim} dimensions", yscale="symlog")
         ax.set_yscale("symlog", linthresh=1e-3)
@@ -250,7 +253,7 @@ def plot_information_and_match(table: pd.DataFrame) -> Figure:
     for objective, group in _by_objective(table):
         points = ax.scatter(
             group["squared_mmd"], group["mutual_information"], s=10 + 4 * group["receptive_radius"], alpha=0.8,
-            c=PALETTE[objective], label=objective,
+            c=PALETTE[objective], marker=STYLES[objective][1], label=objective,
         )  # fmt: skip
         points.set_edgecolor("white")
         if objective != "elbo":
@@ -279,14 +282,16 @@ def _errorbar(
     ax: Axes, x: pd.Series, y: pd.Series, interval: pd.Series | None, label: str, color: str | None = None, **style: Any
 ) -> None:
     error = None if interval is None else interval.fillna(0)
-    settings = {"marker": "o", "ms": 4, "lw": 1.2, "capsize": 2, "elinewidth": 0.8, **style}
+    line, marker = STYLES.get(label, STYLES["elbo"])
+    settings = {"ls": line, "marker": marker, "ms": 4, "lw": 1.2, "capsize": 2, "elinewidth": 0.8, **style}
     drawn = ax.errorbar(x, y, error, label=label, color=color or PALETTE.get(label, "0.4"), **settings)
     for part in (*drawn.lines[1], *drawn.lines[2]):
         part.set_alpha(0.45)  # the interval steps back behind mean and runs
 
 
 def _dots(ax: Axes, x: pd.Series, y: pd.Series, label: str) -> None:
-    ax.scatter(x, y, s=9, color=PALETTE.get(label, "0.4"), alpha=0.5, linewidths=0)
+    marker = STYLES.get(label, STYLES["elbo"])[1]
+    ax.scatter(x, y, s=9, color=PALETTE.get(label, "0.4"), marker=marker, alpha=0.5, linewidths=0)
 
 
 def _span(ax: Axes, values: list[float]) -> None:

@@ -45,7 +45,9 @@ def build_model(config: RunConfig, image_shape: tuple[int, int]) -> Model:
     image_shape : (height, width); for convolutions both must be divisible by 4.
     """
     encoders = {"conv": conv_encoder, "dense": dense_encoder}
-    encoder = Encoder(encoders[config.encoder](config.latent_dim, image_shape), config.posterior_std)
+    # without a code there is nothing to encode, and torch would warn of layers without outputs
+    encode = encoders[config.encoder](config.latent_dim, image_shape) if config.latent_dim else None
+    encoder = Encoder(encode, config.posterior_std, config.mean_scale, config.latent_dim)
     decoder: Decoder
     if config.decoder == "pixelcnn":
         decoder = PixelCNN(config.latent_dim, config.pixelcnn_channels, config.pixelcnn_layers, config.receptive_radius)

@@ -39,16 +39,39 @@ class Gaussian(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """q(z|x): a network with 2 * latent_dim outputs, read as mean and unconstrained standard deviation."""
+    """q(z|x): a network with 2 * latent_dim outputs, read as mean and unconstrained standard deviation.
 
-    def __init__(self, body: nn.Module, posterior_std: str) -> None:
+    Parameters
+    ----------
+    body : None for a code without dimensions.
+    mean_scale
+        When given, E[z|x] is batch-normalised to this standard deviation, which is fixed, about a shift that is learnt
+        and starts at 0, so that E KL(q(z|x)||p(z)) >= latent_dim mean_scale^2 / 2 on every training batch (BN-VAE, Zhu
+        et al. 2020; as in their code, the standard deviation of q(z|x) is not normalised). In evaluation the running
+        statistics take the place of the batch's.
+    """
+
+    def __init__(
+        self, body: nn.Module | None, posterior_std: str, mean_scale: float | None = None, latent_dim: int | None = None
+    ) -> None:
         super().__init__()
         self.body = body
         self.posterior_std = posterior_std
+        self.mean_scale = mean_scale
+        if mean_scale is not None:
+            if latent_dim is None:
+                raise ValueError(f"mean_scale={mean_scale:g} normalises each latent dimension: pass latent_dim too")
+            self.normalize_mean = nn.BatchNorm1d(latent_dim, affine=False)
+            self.mean_shift = nn.Parameter(torch.zeros(latent_dim))
 
     def forward(self, x: Tensor) -> Gaussian:
-        """Encode images (n, 1, H, W) into Gaussians over (n, latent_dim)."""
-        mu, raw = self.body(x).chunk(2, dim=-1)
+        """Encode images (n, 1, H, W) into Gaussians over (n, latent_dim), in the precision of x."""
+        if self.body is None:
+            nothing = x.new_zeros(len(x), 0)
+            return Gaussian(nothing, nothing)
+        mu, raw = self.body(x).to(x.dtype).chunk(2, dim=-1)  # under autocast the body's output has fewer digits
+        if self.mean_scale is not None:
+            mu = self.mean_scale * self.normalize_mean(mu) + self.mean_shift
         positive = {"sigmoid": torch.sigmoid, "exp": lambda s: torch.exp(s / 2), "softplus": F.softplus}
         # clamped before exp: a log-variance of 30 would overflow the loss long before it meant anything
         return Gaussian(mu, positive[self.posterior_std](raw.clamp(max=15)) + MIN_STD)
@@ -59,7 +82,8 @@ class Decoder(nn.Module):
 
     def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
         """Return log p(x|z) in nats, summed over pixels: x (n, 1, H, W) in {0, 1}, z (n, latent_dim) -> (n,)."""
-        return -F.binary_cross_entropy_with_logits(self(x, z), x, reduction="none").flatten(1).sum(1)
+        logits = self(x, z).to(x.dtype)  # under autocast they have fewer digits, and the sum over pixels needs all
+        return -F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
 
     def sample(self, z: Tensor, uniforms: Tensor) -> Tensor:
         """Draw x ~ p(x|z), (n, 1, H, W) in {0, 1}: a pixel is on where its uniform lies below its probability."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from infovae import adversarial, divergences
-from infovae.config import RunConfig
+from infovae.config import RunConfig, divergence_weight
 from infovae.networks import Gaussian, build_critic
 
 
@@ -25,15 +26,51 @@ class Terms(NamedTuple):
     divergence: Tensor
 
 
-def info_vae_loss(terms: Terms, alpha: float, lambda_: float) -> Tensor:
+def info_vae_loss(terms: Terms, alpha: float, lambda_: float | Tensor) -> Tensor:
     """Return nll + (1 - alpha) rate + (lambda_ + alpha - 1) D, the negative of the paper's eq. 6.
 
-    alpha = 0, lambda_ = 1 is the negative ELBO, bit for bit.
+    alpha = 0, lambda_ = 1 is the negative ELBO, bit for bit. A lambda_ on the device (a scalar) is not waited for.
     """
     loss = terms.nll + (1 - alpha) * terms.rate
-    if lambda_ + alpha - 1 == 0:  # a divergence that has no weight must not reach the loss, not even as 0 * nan
-        return loss
-    return loss + (lambda_ + alpha - 1) * terms.divergence
+    weight = lambda_ + alpha - 1 if isinstance(lambda_, Tensor) else divergence_weight(alpha, lambda_)
+    if isinstance(weight, float) and weight == 0:
+        return loss  # a divergence that has no weight must not reach the loss, not even as 0 * nan
+    return loss + weight * terms.divergence
+
+
+def special_case_errors(n: int, seed: int) -> dict[str, float]:
+    """Return how far the family's special cases are from their own formulas: paper, section "Special cases".
+
+    Each of n triples of random float32 terms goes through `info_vae_loss` with the weights of the special case, and
+    through the special case's formula as its own paper has it. The largest relative difference is returned: exactly 0
+    for the VAE (nll + rate) and the AAE (nll + D); at most one unit in the last place, 2^-23 = 1.2e-7, for the beta-VAE
+    (nll + beta rate), whose weight 1 - (1 - beta) is not beta to the last bit.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    nll, rate, divergence = torch.empty(3, n).exponential_(generator=generator).mul_(100)
+    errors = dict.fromkeys(("vae", "beta_vae", "aae"), 0.0)
+    for i, beta in enumerate(torch.empty(n, dtype=torch.float64).uniform_(0.01, 10, generator=generator).tolist()):
+        terms = Terms(nll[i], rate[i], divergence[i])
+        cases = {
+            "vae": (info_vae_loss(terms, alpha=0, lambda_=1), terms.nll + terms.rate),
+            "beta_vae": (info_vae_loss(terms, alpha=1 - beta, lambda_=beta), terms.nll + beta * terms.rate),
+            "aae": (info_vae_loss(terms, alpha=1, lambda_=1), terms.nll + terms.divergence),
+        }
+        for name, (loss, expected) in cases.items():
+            errors[name] = max(errors[name], abs(loss.item() - expected.item()) / expected.item())
+    return errors
+
+
+def charged_rate(q_z_given_x: Gaussian, free_bits: float) -> Tensor:
+    """Return the rate that the loss pays: in each latent dimension at least `free_bits` nats, a scalar.
+
+    sum_d max(free_bits, mean over the batch of KL_d), with KL = sum_d KL_d (Kingma et al. 2016, eq. 15, one dimension
+    to a group). Where a dimension's KL is below `free_bits`, its gradient is 0.
+    """
+    if free_bits == 0:
+        return q_z_given_x.kl().mean()
+    of_each_dimension = Gaussian(q_z_given_x.mu[..., None], q_z_given_x.std[..., None]).kl()
+    return of_each_dimension.mean(0).clamp_min(free_bits).sum()
 
 
 def lambda_at(config: RunConfig, step: int) -> float:
@@ -44,15 +81,65 @@ def lambda_at(config: RunConfig, step: int) -> float:
     return config.lambda_start * (config.lambda_ / config.lambda_start) ** progress
 
 
+ChooseLambda = Callable[[int, Tensor], float | Tensor]
+"""Maps a training step and the divergence of its batch to lambda_."""
+
+
+def make_lambda(config: RunConfig, device: torch.device) -> ChooseLambda:
+    """Return how lambda_ is chosen: by the schedule `lambda_at`, or by what the MMD of the batches is."""
+    if config.mmd_target is not None:
+        return AdaptiveLambda(config, device)
+    return lambda step, divergence: lambda_at(config, step)
+
+
+class AdaptiveLambda:
+    """Steers lambda_ so that the squared MMD of a batch, a V-statistic, stays at `mmd_target` times its null level.
+
+    DEVIATION: the paper's lambda_ is constant. After each step log lambda_ grows by
+
+        log(lambda_ / lambda_start) / (lambda_warmup steps) * clamp(log(MMD / (mmd_target null)), -1, 1)
+
+    and is kept between the logarithms of `lambda_start` and `lambda_`; MMD is the mean over the last batches, with
+    weights that decay exponentially. So it rises at most as fast as the geometric schedule of the same range, which it
+    follows while q(z) is far from p(z), and stops where q(z) is near enough. The null level is the expected V-statistic
+    of two prior samples of the batch's size, under the training kernel. The state is on the device.
+    """
+
+    MEMORY = 0.95
+    """Weight of the past in the mean: about the last 20 batches, over which a null MMD's own spread averages out."""
+
+    def __init__(self, config: RunConfig, device: torch.device) -> None:
+        if config.mmd_target is None or config.lambda_start is None:
+            raise ValueError(f"mmd_target={config.mmd_target} and lambda_start={config.lambda_start}: both are needed")
+        generator = torch.Generator(device).manual_seed(0)  # of its own: the null level is the same for every run
+        reference = torch.randn(divergences.NULL_ROWS, config.latent_dim, generator=generator, device=device)
+        kernel = divergences.make_kernel(config.kernel, config.latent_dim, config.bandwidth, reference)
+        n = min(config.batch_size, config.n_train)
+        self.target = config.mmd_target * divergences.squared_mmd_v_null(n, config.latent_dim, kernel, generator)
+        self.range = math.log(config.lambda_start), math.log(config.lambda_)
+        self.gain = (self.range[1] - self.range[0]) / (config.lambda_warmup * config.steps)
+        self.mean = torch.tensor(self.target, device=device)
+        self.log_lambda = torch.tensor(self.range[0], device=device)
+
+    def __call__(self, step: int, divergence: Tensor) -> Tensor:
+        """Return lambda_ for this batch, a scalar on the device, then learn from its squared MMD."""
+        lambda_ = self.log_lambda.exp().clamp(math.exp(self.range[0]), math.exp(self.range[1]))
+        self.mean = torch.lerp(divergence.detach(), self.mean, self.MEMORY)
+        error = (self.mean / self.target).log().clamp(-1, 1)
+        self.log_lambda = (self.log_lambda + self.gain * error).clamp(*self.range)
+        return lambda_
+
+
 Divergence = Callable[[Tensor, Gaussian, torch.Generator], Tensor]
 """Maps codes z ~ q(z|x), their posteriors and a generator to a scalar whose gradient decreases D(q(z)||p(z))."""
 
 
 def make_divergence(config: RunConfig, device: torch.device) -> Divergence:
     """Return D(q(z)||p(z)) as the configuration names it; an adversarial one trains its critic at each call."""
-    if config.divergence in ("jensen", "wasserstein"):
+    if config.divergence in ("jensen", "wasserstein", "chi2"):
         return Adversary(config, device)
-    return {"none": _none, "mmd": _mmd, "stein": _stein, "kl": _kl}[config.divergence](config)
+    makers = {"none": _none, "mmd": _mmd, "stein": _stein, "kl": _kl, "sinkhorn": _sinkhorn}
+    return {**makers, "sliced_wasserstein": _sliced_wasserstein}[config.divergence](config)
 
 
 class Adversary:
@@ -85,11 +172,15 @@ class Adversary:
     def _critic_loss(self, z_prior: Tensor, z_code: Tensor, generator: torch.Generator) -> Tensor:
         if self.config.divergence == "wasserstein":
             return adversarial.wasserstein_critic_loss(self.critic, z_prior, z_code, generator)
+        if self.config.divergence == "chi2":
+            return adversarial.chi2_critic_loss(self.critic(z_prior), self.critic(z_code))
         return adversarial.jensen_critic_loss(self.critic(z_prior), self.critic(z_code))
 
     def _code_loss(self, z: Tensor) -> Tensor:
         if self.config.divergence == "wasserstein":
             return adversarial.wasserstein_code_loss(self.critic(z))
+        if self.config.divergence == "chi2":
+            return adversarial.chi2_code_loss(self.critic(z))
         return adversarial.jensen_code_loss(self.critic(z), saturating=self.config.saturating)
 
 
@@ -112,6 +203,23 @@ def _stein(config: RunConfig) -> Divergence:
 
 def _kl(config: RunConfig) -> Divergence:
     return lambda z, q_z_given_x, generator: divergences.kl_aggregate_minibatch(z, q_z_given_x.mu, q_z_given_x.std)
+
+
+def _sinkhorn(config: RunConfig) -> Divergence:
+    # of the prior and of codes about as wide; given, so that the solver need not wait for the device to measure it
+    diameter = 4 * (math.sqrt(config.latent_dim) + 2)
+
+    def sinkhorn(z: Tensor, q_z_given_x: Gaussian, generator: torch.Generator) -> Tensor:
+        return divergences.sinkhorn_energy(z, _draw_prior(z, generator), config.sinkhorn_blur, diameter)
+
+    return sinkhorn
+
+
+def _sliced_wasserstein(config: RunConfig) -> Divergence:
+    def sliced_wasserstein(z: Tensor, q_z_given_x: Gaussian, generator: torch.Generator) -> Tensor:
+        return divergences.sliced_wasserstein(z, _draw_prior(z, generator), config.n_projections, generator)
+
+    return sliced_wasserstein
 
 
 def _draw_prior(z: Tensor, generator: torch.Generator) -> Tensor:

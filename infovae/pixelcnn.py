@@ -24,6 +24,8 @@ class PixelCNN(Decoder):
 
     Parameters
     ----------
+    latent_dim : int
+        0 for a decoder that is not conditioned on anything; z is then (n, 0).
     receptive_radius : int
         The pixel (i, j) sees, in the rows i - radius to i - 1, the columns j - radius - n_layers to j + radius, and in
         its own row the columns j - radius to j - 1: `context_pixels(radius, n_layers)` in all. The first layer's window
@@ -48,7 +50,7 @@ class PixelCNN(Decoder):
         self.horizontal = nn.ModuleList(  # type: ignore[assignment]
             nn.Conv2d(c, c, (1, 2), padding=(0, 1)) for _ in range(n_layers)
         )
-        self.from_z = nn.Linear(latent_dim, 2 * (n_layers + 1) * c, bias=False)
+        self.from_z = nn.Linear(latent_dim, 2 * (n_layers + 1) * c, bias=False) if latent_dim else None
         self.to_logit = nn.Conv2d(c, 1, 1)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
@@ -116,7 +118,11 @@ class PixelCNN(Decoder):
 
     def _shifts(self, z: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Return what z adds to each layer's pre-activation: n_layers + 1 tensors (n, c) for either stack."""
-        shifts = self.from_z(z).unflatten(1, (2, self.n_layers + 1, self.n_channels)).unbind(1)
+        shape = (2, self.n_layers + 1, self.n_channels)
+        if self.from_z is None:
+            shifts = z.new_zeros(2, len(z), *shape[1:]).unbind(0)
+        else:
+            shifts = self.from_z(z).unflatten(1, shape).unbind(1)
         return shifts[0].unbind(1), shifts[1].unbind(1)
 
 

@@ -15,7 +15,7 @@ from infovae import divergences
 from infovae.config import RunConfig
 from infovae.data import ImageData, binarize, static_binarization
 from infovae.model import Model, build_model
-from infovae.objective import Terms, info_vae_loss, lambda_at, make_divergence
+from infovae.objective import Terms, charged_rate, info_vae_loss, make_divergence, make_lambda
 
 N_LOGGED = 20
 """Rows of a run's history: the only points of the loop at which the host waits for the device."""
@@ -57,7 +57,8 @@ def train(config: RunConfig, data: ImageData, device: torch.device, progress: Pr
     own_generator = torch.Generator(device).manual_seed(config.seed + 2_000_003)  # looking must not change the run
     validation = binarize(data.validation_images[:N_VALIDATION].to(device), own_generator)
     model = build_model(config, (images.shape[1], images.shape[2])).to(device)
-    divergence = make_divergence(config, device)
+    divergence, choose_lambda = make_divergence(config, device), make_lambda(config, device)
+    bfloat16 = config.precision == "bfloat16"
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
 
     history: list[dict[str, float]] = []
@@ -66,19 +67,19 @@ def train(config: RunConfig, data: ImageData, device: torch.device, progress: Pr
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * decay(step / config.steps)
         x = binarize(batch, generator)
-        q_z_given_x = model.encoder(x)
-        z = q_z_given_x.sample(generator)
-        terms = Terms(
-            nll=-model.decoder.log_prob(x, z).mean(),
-            rate=q_z_given_x.kl().mean(),
-            divergence=divergence(z, q_z_given_x, generator),
-        )
-        loss = info_vae_loss(terms, config.alpha, lambda_at(config, step))
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            q_z_given_x = model.encoder(x)
+            z = q_z_given_x.sample(generator)
+            nll = -model.decoder.log_prob(x, z).mean()
+        terms = Terms(nll, rate=q_z_given_x.kl().mean(), divergence=divergence(z, q_z_given_x, generator))
+        lambda_ = choose_lambda(step, terms.divergence)
+        charged = terms._replace(rate=charged_rate(q_z_given_x, config.free_bits))  # the history has the true rate
+        loss = info_vae_loss(charged, config.alpha, lambda_)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if is_logged(step, config.steps):  # note: these lines wait for the device, the rest of the loop does not
-            row = {"step": step + 1, "loss": loss.item()}
+            row = {"step": step + 1, "loss": loss.item(), "lambda_": float(lambda_)}
             row |= {name: term.item() for name, term in terms._asdict().items()}
             if not math.isfinite(row["loss"]):
                 raise TrainingDiverged(f"loss is {row['loss']} at step {step + 1} of {config.steps}")
@@ -128,9 +129,13 @@ def is_logged(step: int, n_steps: int) -> bool:
 def validation_mmd(model: Model, x: Tensor, generator: torch.Generator) -> float:
     """Return the unbiased squared MMD between codes of validation images and as many prior draws.
 
-    The kernel is the reporting one (rbf, bandwidth `prior`).
+    The kernel is the reporting one (rbf, bandwidth `prior`). NaN for codes without dimensions.
     """
+    if not model.latent_dim:
+        return math.nan
+    model.eval()  # looking must not move the statistics of a batch-normalised encoder
     z = model.encoder(x).sample(generator)
+    model.train()
     kernel = divergences.make_kernel("rbf", z.shape[1], "prior")
     prior = torch.randn(z.shape, generator=generator, device=z.device)
     return divergences.squared_mmd(z, prior, kernel, unbiased=True).item()

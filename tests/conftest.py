@@ -30,7 +30,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 def tiny(**changes: object) -> RunConfig:
     """Return a run on the digits that takes a fraction of a second."""
-    values = {
+    values: dict[str, object] = {
         "dataset": "digits",
         "n_train": 500,
         "steps": 20,
@@ -38,4 +38,6 @@ def tiny(**changes: object) -> RunConfig:
         "latent_dim": 2,
         "receptive_radius": 4,
     }
+    if changes.get("objective") == "unconditional":
+        del values["latent_dim"]
     return RunConfig(**{**values, "pixelcnn_layers": 1, "pixelcnn_channels": 4, **changes})  # type: ignore[arg-type]

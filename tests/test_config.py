@@ -32,7 +32,7 @@ def test_every_named_objective_is_valid(name: str) -> None:
 
 @given(beta=st.floats(0.01, 100))
 def test_beta_vae_is_alpha_1_minus_beta(beta: float) -> None:
-    config = RunConfig(objective="beta_vae", alpha=1 - beta, lambda_=1 - (1 - beta))
+    config = RunConfig(objective="beta_vae", alpha=1 - beta, lambda_=beta)
     assert config.divergence_weight == 0
     assert config.rate_weight == pytest.approx(beta)
 
@@ -44,7 +44,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"objective": "elbo", "lambda_": 2.0}, "has no divergence"),
     ({"objective": "mmd", "alpha": float("nan")}, "finite"),
     ({"objective": "mmd", "lambda_": float("inf")}, "finite"),
-    ({"latent_dim": 0}, "greater than or equal to 1"),
+    ({"latent_dim": -1}, "greater than or equal to 0"),
+    ({"latent_dim": 0}, "latent_dim=0 is for objective 'unconditional'"),
+    ({"objective": "unconditional", "latent_dim": 2}, "latent_dim=0 is for objective 'unconditional'"),
+    ({"objective": "mmd", "mmd_target": 2.0}, "needs divergence 'mmd' and a lambda_start"),
+    ({"objective": "mmd_adaptive", "mmd_target": 1.0}, "greater than 1"),
     ({"latent_dim": 2.0}, "integer"),
     ({"latent_dim": True}, "integer"),
     ({"seed": -1}, "greater than or equal to 0"),

@@ -23,12 +23,14 @@ from infovae.divergences import (
     make_kernel,
     rbf,
     sinkhorn,
+    sinkhorn_energy,
     sliced_wasserstein,
     squared_distances,
     squared_mmd,
     squared_mmd_chunked,
     squared_mmd_no_overlap,
     squared_mmd_null,
+    squared_mmd_v_null,
     standard_normal_log_prob,
     stein_direction,
     stein_loss,
@@ -495,6 +497,21 @@ def whitened(n: int, dim: int, generator: torch.Generator) -> Tensor:
     return torch.linalg.solve_triangular(torch.linalg.cholesky(x.T @ x / (n - 1)), x.T, upper=False).T
 
 
+@pytest.mark.parametrize("name", KERNELS)
+def test_null_level_of_the_v_statistic_is_its_mean_over_prior_batches(name: KernelName) -> None:
+    kernel, generator, n, dim = make_kernel(name, 3), seeded(1), 20, 3
+    level = squared_mmd_v_null(n, dim, kernel, seeded())
+    draws = torch.randn(2000, 2, n, dim, generator=generator)
+    values = torch.stack([squared_mmd(x, y, kernel, unbiased=False) for x, y in draws])
+    assert level == pytest.approx(values.mean().item(), rel=0.03)
+
+
+def test_null_level_of_the_v_statistic_is_the_closed_form() -> None:
+    expected = 2 * (1 - (1 + 4 / 9) ** -1.5) / 100  # E exp(-|x - y|^2 / s) = (1 + 4 / s)^(-dim / 2), s = dim^2
+    level = squared_mmd_v_null(100, 3, make_kernel("rbf", 3, "paper"), seeded())
+    assert level == pytest.approx(expected, rel=0.01)
+
+
 def sinkhorn_between_gaussians(v: float, mean_sq: float, dim: int, blur: float) -> float:
     """Debiased entropic transport between N(0, I) and N(m, v I) (Janati et al. 2020, theorem 1), |m|^2 = mean_sq."""
 
@@ -527,3 +544,29 @@ def test_sinkhorn_gradient_moves_samples_towards_the_prior_and_vanishes_on_it() 
     same = y.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(sinkhorn(same, y, 0.1), same)
     assert gradient.abs().max() * 100 < 0.05
+
+
+def test_sinkhorn_energy_is_the_transport_between_the_samples_less_that_within_them() -> None:
+    # halves of one repeated point: every transport cost is the squared distance of two points
+    x = torch.tensor([[0.0], [0.0], [1.0], [1.0]])
+    y = torch.tensor([[5.0], [5.0], [8.0], [8.0]])
+    between, within = (25 + 64 + 16 + 49) / 4, (1 + 9) / 2
+    for odd in (x, torch.cat([x, torch.tensor([[100.0]])])):
+        assert sinkhorn_energy(odd, y, 0.5, 8.0).item() == pytest.approx(between - within, rel=1e-5)
+    with pytest.raises(ValueError, match="no halves"):
+        sinkhorn_energy(x[:1], y, 0.5, 8.0)
+
+
+@pytest.mark.parametrize("dim", [2, 10])
+def test_sinkhorn_energy_has_no_slope_at_the_prior_and_sinkhorn_has(dim: int) -> None:
+    """Of the expectation over batches of 40, in the standard deviation of the code."""
+    std, generator = torch.ones((), requires_grad=True), seeded()
+    slopes: dict[str, list[float]] = {"energy": [], "plain": []}
+    for _ in range(60):
+        x, y = std * torch.randn(40, dim, generator=generator), torch.randn(40, dim, generator=generator)
+        slopes["energy"].append(torch.autograd.grad(sinkhorn_energy(x, y, 0.5, 10.0), std, retain_graph=True)[0].item())
+        slopes["plain"].append(torch.autograd.grad(sinkhorn(x, y, 0.5), std)[0].item())
+    means = {name: torch.tensor(values).mean().item() for name, values in slopes.items()}
+    errors = {name: torch.tensor(values).std().item() / 60**0.5 for name, values in slopes.items()}
+    assert abs(means["energy"]) < 3 * errors["energy"]
+    assert dim == 2 or means["plain"] > 10 * errors["plain"]

@@ -7,6 +7,7 @@ from matplotlib.collections import PathCollection
 from infovae import figures
 from infovae.config import OBJECTIVES
 from infovae.experiments import aggregate
+from infovae.experiments.divergence_comparison import DivergenceComparison
 
 
 def runs() -> pd.DataFrame:
@@ -25,7 +26,10 @@ def table() -> pd.DataFrame:
 
 def test_palette_has_one_colour_per_objective_and_the_baseline() -> None:
     assert set(OBJECTIVES) | {"pixels"} == set(figures.PALETTE)
-    assert len(set(figures.PALETTE.values())) == len(figures.PALETTE)
+    looks = {(figures.PALETTE[name], *figures.STYLES[name]) for name in figures.OBJECTIVE_ORDER}
+    assert len(looks) == len(figures.PALETTE)
+    usual = DivergenceComparison().objectives
+    assert len({figures.PALETTE[name] for name in usual}) == len(usual)
 
 
 def test_line_per_objective_with_its_interval_and_the_ideal() -> None:

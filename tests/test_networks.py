@@ -72,3 +72,57 @@ def test_independent_decoder_samples_by_its_probabilities() -> None:
 def test_convolutions_refuse_sides_they_cannot_halve_twice() -> None:
     with pytest.raises(ValueError, match="divisible by 4"):
         build_model(RunConfig(), (10, 10))
+
+
+def test_batch_normalised_mean_has_its_scale_and_bounds_the_rate() -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(torch.nn.Identity(), "exp", mean_scale=0.6, latent_dim=3)
+    with torch.no_grad():
+        encoder.mean_shift.copy_(torch.tensor([0.0, 0.5, -1.0]))
+    means = 4 + torch.tensor([0.3, 1.0, 20.0]) * torch.randn(500, 3)
+    q = encoder(torch.cat([means, torch.zeros(500, 3)], 1))
+    assert torch.allclose(q.mu.mean(0), encoder.mean_shift, atol=1e-5)
+    assert torch.allclose(q.mu.std(0, correction=0), torch.tensor(0.6), rtol=1e-3)
+    # standard deviation 1 (and MIN_STD): the bound d mean_scale^2 / 2 is met, with the shifts' squares over 2 on top
+    assert q.kl().mean().item() == pytest.approx(3 * 0.6**2 / 2 + (0.5**2 + 1**2) / 2, rel=1e-3)
+    for raw in (torch.randn(500, 3), torch.full((500, 3), -4.0)):
+        assert encoder(torch.cat([means, raw], 1)).kl().mean() > 3 * 0.6**2 / 2
+    assert {name for name, _ in encoder.named_parameters()} == {"mean_shift"}  # the scale is fixed, the shift learnt
+
+
+def test_batch_normalised_encoder_is_evaluated_image_by_image() -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(torch.nn.Identity(), "sigmoid", mean_scale=0.6, latent_dim=2)
+    for _ in range(200):
+        encoder(torch.cat([3 + 2 * torch.randn(100, 2), torch.zeros(100, 2)], 1))
+    encoder.eval()
+    x = torch.tensor([[3.0, 5.0, 0.0, 0.0], [1.0, 3.0, 0.0, 0.0]])
+    assert torch.allclose(encoder(x).mu, torch.tensor([[0.0, 0.6], [-0.6, 0.0]]), atol=0.05)
+    assert torch.allclose(encoder(x[:1]).mu, encoder(x).mu[:1])
+    with pytest.raises(ValueError, match=r"mean_scale=0\.6 .* pass latent_dim"):
+        Encoder(torch.nn.Identity(), "sigmoid", mean_scale=0.6)
+
+
+def test_encoder_without_a_code_has_nothing_to_learn() -> None:
+    encoder = Encoder(None, "sigmoid")
+    q = encoder(torch.ones(5, 1, 8, 8))
+    assert q.mu.shape == (5, 0) and torch.equal(q.kl(), torch.zeros(5)) and not list(encoder.parameters())
+
+
+def test_encoder_answers_in_the_precision_of_its_images() -> None:
+    encoder = build_model(RunConfig(latent_dim=3), (8, 8)).encoder
+    with torch.autocast("cpu", torch.bfloat16):
+        q = encoder(torch.ones(5, 1, 8, 8))
+    assert q.mu.dtype == q.std.dtype == torch.float32
+    assert encoder.double()(torch.ones(5, 1, 8, 8).double()).mu.dtype == torch.float64
+
+
+def test_likelihood_is_summed_in_the_precision_of_the_images() -> None:
+    torch.manual_seed(0)
+    decoder = build_model(RunConfig(decoder="dense", latent_dim=2), (28, 28)).decoder
+    x, z = (torch.rand(5, 1, 28, 28) < 0.3).float(), torch.randn(5, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, log_prob = decoder(x, z), decoder.log_prob(x, z)
+    assert logits.dtype == torch.bfloat16 and log_prob.dtype == torch.float32
+    expected = Bernoulli(logits=logits.double()).log_prob(x.double()).sum((1, 2, 3)).float()
+    assert torch.allclose(log_prob, expected, rtol=1e-6)

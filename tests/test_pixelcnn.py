@@ -46,6 +46,7 @@ def test_context_is_as_large_as_stated(n_layers: int, radius: int) -> None:
 
 def test_z_enters_every_layer() -> None:
     decoder = build()
+    assert decoder.from_z is not None
     blocks = decoder.from_z.weight.data.view(2, decoder.n_layers + 1, decoder.n_channels, 3)
     x, z = torch.rand(1, 1, 8, 8, dtype=torch.double), torch.rand(1, 3, dtype=torch.double)
     for stack in range(2):

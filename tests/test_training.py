@@ -1,13 +1,18 @@
 """Training is a function of its configuration, learns, says when it diverges, and reports what it did."""
 
 import math
+import warnings
 
 import pytest
 import torch
 from conftest import tiny
+from safetensors.torch import load, save
 
-from infovae.config import OBJECTIVES, RunConfig
+from infovae.config import OBJECTIVES, LatentEvaluation, RunConfig
 from infovae.data import ImageData
+from infovae.evaluation import evaluate
+from infovae.model import build_model
+from infovae.objective import lambda_at
 from infovae.training import N_LOGGED, TrainingDiverged, batches, choose_device, decay, is_logged, train
 
 CPU = torch.device("cpu")
@@ -43,9 +48,83 @@ def test_history_is_logged_evenly_and_ends_at_the_last_step(digits: ImageData) -
     trained = train(tiny(steps=60), digits, CPU)
     steps = [row["step"] for row in trained.history]
     assert steps[-1] == 60 and len(steps) <= N_LOGGED
-    assert {"loss", "nll", "rate", "divergence", "squared_mmd", "seconds"} <= trained.history[0].keys()
+    assert {"loss", "lambda_", "nll", "rate", "divergence", "squared_mmd", "seconds"} <= trained.history[0].keys()
     row = trained.history[-1]
     assert row["loss"] == pytest.approx(row["nll"] + row["rate"], rel=1e-6)  # the ELBO, in nats per image
+
+
+def logged(history: list[dict[str, float]], column: str) -> list[float]:
+    return [row[column] for row in history]
+
+
+def test_lambda_is_logged_as_it_was_applied(digits: ImageData) -> None:
+    annealed = tiny(objective="mmd_annealed", steps=20)
+    history = train(annealed, digits, CPU).history
+    assert logged(history, "lambda_") == [lambda_at(annealed, int(row["step"]) - 1) for row in history]
+    adaptive = logged(train(tiny(objective="mmd_adaptive", steps=60), digits, CPU).history, "lambda_")
+    assert 1 <= min(adaptive) < max(adaptive) <= 10_000
+    row = train(tiny(objective="mmd"), digits, CPU).history[-1]
+    assert row["loss"] == pytest.approx(row["nll"] + row["lambda_"] * row["divergence"], rel=1e-6)
+
+
+def test_free_bits_are_paid_and_the_true_rate_is_logged(digits: ImageData) -> None:
+    row = train(tiny(objective="free_bits", free_bits=50.0), digits, CPU).history[-1]
+    assert row["rate"] < 50 and row["loss"] == pytest.approx(row["nll"] + 2 * 50.0, rel=1e-6)
+    without = train(tiny(objective="free_bits", free_bits=0.0), digits, CPU)
+    elbo = train(tiny(), digits, CPU)
+    assert logged(without.history, "loss") == logged(elbo.history, "loss")
+
+
+def test_model_without_a_code_trains_and_has_nothing_to_match(digits: ImageData) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trained = train(tiny(objective="unconditional", steps=60), digits, CPU)
+    assert logged(trained.history, "rate") == [0.0] * len(trained.history)
+    assert all(math.isnan(value) for value in logged(trained.history, "squared_mmd"))
+    assert trained.history[-1]["nll"] < trained.history[0]["nll"] - 1
+    images = trained.model.decoder.sample(torch.zeros(3, 0), torch.rand(3, 1, 8, 8))
+    assert images.shape == (3, 1, 8, 8) and trained.model.encoder(images).mu.shape == (3, 0)
+    evaluation = LatentEvaluation(n_images=200, n_likelihood=200)
+    metrics, _ = evaluate(evaluation, tiny(objective="unconditional"), trained.model, digits, CPU)
+    assert metrics["rate"] == metrics["mutual_information"] == 0
+    assert metrics["reconstruction_nll"] == pytest.approx(trained.history[-1]["nll"], rel=0.1)
+
+
+def test_normalised_means_hold_the_rate_up_in_training(digits: ImageData) -> None:
+    """The ELBO with a powerful enough decoder empties the code; the batch's rate cannot fall below its bound."""
+    config = tiny(objective="bn_vae", steps=60, latent_dim=4)
+    trained = train(config, digits, CPU)
+    assert config.mean_scale is not None
+    assert min(logged(trained.history, "rate")) > 0.999 * 4 * config.mean_scale**2 / 2
+    # looking at the validation images between the steps leaves no trace in the running statistics
+    assert trained.model.state_dict()["encoder.normalize_mean.num_batches_tracked"].item() == 60
+
+
+def test_normalised_encoder_is_stored_with_its_statistics(digits: ImageData) -> None:
+    config = tiny(objective="bn_vae", steps=60)
+    trained = train(config, digits, CPU)
+    model = build_model(config, (8, 8))
+    model.load_state_dict(load(save({name: value.contiguous() for name, value in trained.model.state_dict().items()})))
+    metrics = [
+        evaluate(LatentEvaluation(n_images=200, n_likelihood=20), config, m, digits, CPU)[0]
+        for m in (trained.model, model.eval())
+    ]
+    assert metrics[0] == metrics[1]
+    assert config.mean_scale is not None  # on all images, by running statistics, the rate is near its bound on a batch
+    assert metrics[0]["rate"] > 0.7 * 2 * config.mean_scale**2 / 2
+
+
+@pytest.mark.parametrize("objective", ["elbo", "mmd_adaptive", "bn_vae", "unconditional"])
+def test_bfloat16_networks_train_float32_parameters(objective: str, digits: ImageData) -> None:
+    full, half = (
+        train(tiny(objective=objective, steps=60, precision=precision), digits, CPU)
+        for precision in ("float32", "bfloat16")
+    )
+    assert {value.dtype for value in half.model.parameters()} == {torch.float32}
+    # bfloat16 has 8 bits: the sum over 64 pixels is as good as the logits, not as their sum in bfloat16 would be
+    assert half.history[-1]["nll"] != full.history[-1]["nll"]
+    assert half.history[-1]["nll"] == pytest.approx(full.history[-1]["nll"], rel=0.02)
+    assert half.history[-1]["nll"] < half.history[0]["nll"]
 
 
 def test_progress_is_told(digits: ImageData) -> None:

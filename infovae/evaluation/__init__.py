@@ -82,6 +82,10 @@ def _evaluate_latent(
     q, q_train = encode(model, x), encode(model, binarize(train.to(device), generator))
     z = q.sample(generator)
     prior = torch.randn(z.shape, generator=generator, device=device)
+    if not config.latent_dim:  # no distribution of codes, and no match to report
+        nll = latent.reconstruction_nll(model.decoder, x[: evaluation.n_likelihood], z[: evaluation.n_likelihood])
+        nothing = {"rate": 0.0, "mutual_information": 0.0, "active_units": 0}
+        return {**nothing, "reconstruction_nll": nll, "reconstruction_nll_prior": nll}, {}
     kernel = divergences.make_kernel("rbf", config.latent_dim, "prior")
     null = _null_level(len(z), config.latent_dim, device)
     rate, information = latent.rate(q.mu, q.std), latent.mutual_information(z, q.mu, q.std)
