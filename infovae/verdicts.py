@@ -21,6 +21,8 @@ Status = Literal["seed", "checked", "recalled"]
 Verdict = Literal["reproduced", "not reproduced", "inconclusive", "not measured"]
 Dims = Literal["all", "few", "many", "above 2"]
 
+SOURCES: dict[Status, str] = {"seed": "seed", "checked": "paper", "recalled": "paper (recalled, unverified)"}
+
 EMPTY_CODE = 1.0
 """Nats of I(x;z) below which a code counts as empty: its match with the prior is trivial and decides nothing."""
 
@@ -79,7 +81,7 @@ def judge(claim: Claim, runs: pd.DataFrame | None) -> dict[str, object]:
     return {
         "claim": claim.name,
         "statement": claim.statement,
-        "source": {"seed": "seed", "checked": "paper", "recalled": "paper (recalled, unverified)"}[claim.status],
+        "source": SOURCES[claim.status],
         "experiment": claim.experiment,
         "effect": claim.effect,
         "bound": claim.bound,
@@ -90,6 +92,27 @@ def judge(claim: Claim, runs: pd.DataFrame | None) -> dict[str, object]:
         "n_dropped_seeds": n_dropped,
         "verdict": _verdict(mean, half_width, n, n_dropped, claim.bound),
         "rule": claim.rule,
+    }
+
+
+def judge_identity(
+    *, name: str, statement: str, status: Status, effect: str, error: float, bound: float
+) -> dict[str, object]:
+    """Return the ledger's row of a statement that is exact: no seed varies, and rounding alone may differ."""
+    return {
+        "claim": name,
+        "statement": statement,
+        "source": SOURCES[status],
+        "experiment": "",
+        "effect": effect,
+        "bound": bound,
+        "mean": error,
+        "ci95_low": error,
+        "ci95_high": error,
+        "n_seeds": 0,
+        "n_dropped_seeds": 0,
+        "verdict": "reproduced" if error < bound else "not reproduced",
+        "rule": f"an identity: reproduced if the difference lies below {bound:g}, else not reproduced",
     }
 
 
