@@ -28,7 +28,6 @@ from infovae.divergences import (
     squared_distances,
     squared_mmd,
     squared_mmd_chunked,
-    squared_mmd_no_overlap,
     squared_mmd_null,
     squared_mmd_v_null,
     standard_normal_log_prob,
@@ -159,10 +158,10 @@ def test_chunked_squared_mmd_of_a_large_float32_sample_meets_the_closed_form(dim
     kernel = make_kernel("rbf", dim)
     x = m1 + s1 * torch.randn(3_000, dim, generator=seeded())
     y = m2 + s2 * torch.randn(3_000, dim, generator=seeded(1))
-    blocks = [squared_mmd_chunked(*pair, kernel) for pair in zip(x.split(300), y.split(300), strict=True)]
+    blocks = [squared_mmd_chunked(*pair, kernel).value for pair in zip(x.split(300), y.split(300), strict=True)]
     expected = closed_form_squared_mmd_rbf(*two_gaussians(dim), two_sigma_squared(dim, "paper"))
     standard_error = statistics.stdev(blocks) / math.sqrt(10)  # of ten blocks of 300: about that of all 3,000
-    assert abs(squared_mmd_chunked(x, y, kernel) - expected) < 4 * standard_error
+    assert abs(squared_mmd_chunked(x, y, kernel).value - expected) < 4 * standard_error
     assert 4 * standard_error < 0.6 * expected
 
 
@@ -209,7 +208,7 @@ def test_chunked_equals_direct_and_the_v_statistic_is_a_squared_distance(
     for name in KERNELS:
         kernel = make_kernel(name, dim)
         direct = squared_mmd(x, y, kernel, unbiased=True).item()
-        assert squared_mmd_chunked(x, y, kernel, chunk) == pytest.approx(direct, abs=1e-10)
+        assert squared_mmd_chunked(x, y, kernel, chunk).value == pytest.approx(direct, abs=1e-10)
         assert squared_mmd(y.flip(0), x, kernel, unbiased=True).item() == pytest.approx(direct, abs=1e-10)
         assert squared_mmd(x, y, kernel, unbiased=False).item() >= -1e-10
         assert squared_mmd(x, x, kernel, unbiased=False).item() == pytest.approx(0, abs=1e-6)
@@ -239,7 +238,7 @@ def test_float32_rounding_is_far_below_the_null_level() -> None:
     # 80 dimensions and exp(-d^2 / dim^2): every kernel value is within 5 % of 1
     x, y = torch.randn(2, 2_000, 80, generator=seeded())
     kernel = make_kernel("rbf", 80)
-    rounding = squared_mmd_chunked(x, y, kernel) - squared_mmd_chunked(x.double(), y.double(), kernel)
+    rounding = squared_mmd_chunked(x, y, kernel).value - squared_mmd_chunked(x.double(), y.double(), kernel).value
     assert abs(rounding) < 0.02 * rbf_null_std(2_000, 80, 6_400)
 
 
@@ -247,18 +246,18 @@ def test_no_overlap_level_is_reached_by_samples_far_apart() -> None:
     x, y = torch.randn(2, 300, 3, generator=seeded(), dtype=torch.float64)
     for name in ("rbf", "imq"):
         kernel = make_kernel(name, 3)
-        level = squared_mmd_no_overlap(x, y, kernel, chunk=100)
+        level = squared_mmd_chunked(x, y, kernel, chunk=100).no_overlap
         assert squared_mmd(x, y + 1e4, kernel, unbiased=True).item() == pytest.approx(level, abs=1e-5)
         assert level > 10 * abs(squared_mmd(x, y, kernel, unbiased=True).item())
-    assert math.isnan(squared_mmd_no_overlap(x, y, energy))
+    assert math.isnan(squared_mmd_chunked(x, y, energy).no_overlap)
 
 
 def test_the_paper_kernel_with_sigma_1_sees_nothing_in_40_dimensions() -> None:
     # the trap that the no-overlap level is there for: a tiny squared MMD between a shrunken code and the prior
     x, y = torch.randn(2, 200, 40, generator=seeded())
     kernel = make_kernel("rbf", 40, 1.0)
-    assert abs(squared_mmd_chunked(0.9 * x, y, kernel)) < 1e-5
-    assert squared_mmd_no_overlap(0.9 * x, y, kernel) < 1e-5
+    assert abs(squared_mmd_chunked(0.9 * x, y, kernel).value) < 1e-5
+    assert squared_mmd_chunked(0.9 * x, y, kernel).no_overlap < 1e-5
 
 
 @pytest.mark.parametrize("unbiased", [False, True])
@@ -277,7 +276,7 @@ def test_minimising_squared_mmd_moves_samples_to_the_prior(name: KernelName, unb
     assert x.detach().mean(0).abs().max() < 0.15
     assert torch.cov(x.detach().T).diagonal().sub(1).abs().max() < 0.25
     fresh = torch.randn(2_000, 2, generator=generator)
-    assert squared_mmd_chunked(x.detach(), fresh, kernel) < 2 * squared_mmd_null(200, 2, kernel, generator).std
+    assert squared_mmd_chunked(x.detach(), fresh, kernel).value < 2 * squared_mmd_null(200, 2, kernel, generator).std
 
 
 def test_energy_gradient_is_finite_where_samples_coincide() -> None:

@@ -87,15 +87,16 @@ def _evaluate_latent(
         nothing = {"rate": 0.0, "mutual_information": 0.0, "active_units": 0}
         return {**nothing, "reconstruction_nll": nll, "reconstruction_nll_prior": nll}, {}
     kernel = divergences.make_kernel("rbf", config.latent_dim, "prior")
+    mmd = divergences.squared_mmd_chunked(z, prior, kernel)
     null = _null_level(len(z), config.latent_dim, device)
     rate, information = latent.rate(q.mu, q.std), latent.mutual_information(z, q.mu, q.std)
     cap = latent.mutual_information_cap(len(z))
     n = min(evaluation.n_likelihood, len(x))
     metrics = {
-        "squared_mmd": divergences.squared_mmd_chunked(z, prior, kernel),
+        "squared_mmd": mmd.value,
         "squared_mmd_null": null.value,
         "squared_mmd_null_std": null.std,
-        "squared_mmd_no_overlap": divergences.squared_mmd_no_overlap(z, prior, kernel),
+        "squared_mmd_no_overlap": mmd.no_overlap,
         "log_det_cov_per_dim_test": latent.log_det_covariance_per_dim(q.mu, q.std),
         "log_det_cov_per_dim_train": latent.log_det_covariance_per_dim(q_train.mu, q_train.std),
         "mutual_information": information,
