@@ -218,7 +218,8 @@ def plot_information_and_match(table: pd.DataFrame) -> Figure:
 def plot_bounds_by_draws(table: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """Return the bounds on -log p(x) against the number of draws K: a panel per decoder, a line per objective.
 
-    Each run is a row of small dots. The control without a code, whose log p(x) is exact, is a dashed line for each run.
+    Thick lines are means, thin ones with dots single runs. The control without a code, whose log p(x) is exact, is a
+    dashed line for each run.
     """
     runs = runs[runs["status"] == "done"]
     draws = sorted(int(name.removeprefix("nll_")) for name in map(str, table) if re.fullmatch(r"nll_\d+", name))
@@ -235,8 +236,8 @@ def plot_bounds_by_draws(table: pd.DataFrame, runs: pd.DataFrame) -> Figure:
                     label = "unconditional (exact)" if number == 0 else None
                     ax.axhline(level, color=PALETTE[objective], ls="--", lw=1, label=label)
                 continue
-            ax.plot(draws, group[columns].to_numpy()[0], color=PALETTE[objective], lw=1.2, label=objective)
-            ax.plot(draws, values.T, color=PALETTE[objective], ls="", marker="o", ms=3, alpha=0.5)
+            ax.plot(draws, group[columns].to_numpy()[0], color=PALETTE[objective], lw=1.8, label=objective)
+            ax.plot(draws, values.T, color=PALETTE[objective], lw=0.6, marker="o", ms=3, alpha=0.5)
         ax.set(xscale="log", title=f"{decoder} decoder", xlabel="draws K of the fitted proposal")
         ax.set_xticks(draws, [f"{k:,}" for k in draws])
         ax.minorticks_off()
@@ -250,19 +251,17 @@ def plot_annealing(runs: pd.DataFrame) -> Figure:
     runs = runs[(runs["status"] == "done") & runs["nll_annealed"].notna()]
     figure = Figure(figsize=(7.6, 3.4), layout="constrained")
     of_values, of_differences = figure.subplots(1, 2)
-    labels = []
     for number, (objective, group) in enumerate(_by_objective(runs)):
-        labels.append(objective)
         style = {"s": 22, "color": PALETTE[objective], "alpha": 0.7, "linewidths": 0}
         of_values.scatter(group["nll_annealed_reference"], group["nll_annealed"], label=objective, **style)
         difference = group["nll_annealed"] - group["nll_annealed_reference"]
         of_differences.scatter(np.full(len(group), number), difference, **style)
-    low, high = of_values.get_xlim()
-    of_values.axline((low, low), slope=1, color="0.5", lw=0.6)
-    of_values.set(xlim=(low, high), xlabel="importance-weighted −log p(x), nats", ylabel="annealed −log p(x), nats")
+    limits = [f(of_values.get_xlim() + of_values.get_ylim()) for f in (min, max)]
+    of_values.plot(limits, limits, color="0.5", lw=0.6)
+    of_values.set(title="bound on −log p(x), nats", xlabel="importance-weighted", ylabel="annealed", aspect="equal")
     of_differences.axhline(0, color="0.5", lw=0.6)
-    of_differences.set_xticks(range(len(labels)), labels, rotation=30, ha="right")
-    of_differences.set(xlim=(-0.5, len(labels) - 0.5), ylabel="annealed − importance-weighted, nats")
+    of_differences.margins(x=0.2)
+    of_differences.set(title="annealed − importance-weighted, nats", xlabel="runs, by objective", xticks=[])
     _legend(figure, of_values)
     return figure
 
