@@ -31,7 +31,7 @@ class LogLikelihood(Experiment):
     title: ClassVar[str] = "Log-likelihood"
     notebook: ClassVar[str] = "06_log_likelihood"
     caveat: ClassVar[str] = (
-        "Decoders after few steps are tens of nats from the paper's: compare rows with each other, not with the "
+        "Decoders after few steps are many nats from the paper's: compare rows with each other, not with the "
         "paper's column. What separates objectives early is how fast the decoder learns, not what a code is worth in "
         "the end. A mean over few test images has the sampling error given as nll_std_error."
     )
