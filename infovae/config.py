@@ -32,6 +32,7 @@ LatentDim = Annotated[int, Field(strict=True, ge=1, le=1024)]
 Alpha = Annotated[float, Field(strict=True, le=1, ge=-1e6, allow_inf_nan=False)]
 Lambda = Annotated[float, Field(strict=True, ge=0, le=1e6, allow_inf_nan=False)]
 Positive = Annotated[float, Field(strict=True, gt=0, le=1e6, allow_inf_nan=False)]
+Draws = Literal[10, 100, 1000, 10_000]
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "elbo": {"alpha": 0.0, "lambda_": 1.0, "divergence": "none"},
@@ -272,13 +273,23 @@ class PosteriorEvaluation(Settings):
 
 
 class LikelihoodEvaluation(Settings):
-    """Bounds on log p(x): importance-weighted, with a proposal fitted to the frozen decoder, and annealed (Table 1)."""
+    """Bounds on log p(x): importance-weighted, with a proposal fitted to the frozen decoder, and annealed (Table 1).
+
+    Attributes
+    ----------
+    n_images : the first test images.
+    n_train_images : the first training images of the run, for the gap between them and test images; 0 for no gap.
+    n_draws : K of the tightest bound; those of every lower power of ten are given too.
+    fit_steps : of the proposal, for each image.
+    n_annealed, n_temperatures : how many of the test images are annealed too, from prior to posterior in how many
+        steps. Costs about 40 n_temperatures gradients of the decoder for each image: for cheap decoders.
+    """
 
     n_images: Annotated[int, Field(strict=True, ge=2, le=10_000)] = 100
-    n_train_images: Annotated[int, Field(strict=True, ge=0, le=10_000)] = 0  # for the gap of training and test images
-    n_draws: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 100  # K; every power of ten below is given too
+    n_train_images: Annotated[int, Field(strict=True, ge=0, le=50_000)] = 0
+    n_draws: Draws = 100
     fit_steps: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 100
-    n_annealed: Annotated[int, Field(strict=True, ge=0, le=10_000)] = 0  # images that annealing is applied to
+    n_annealed: Annotated[int, Field(strict=True, ge=0, le=10_000)] = 0
     n_temperatures: Annotated[int, Field(strict=True, ge=10, le=100_000)] = 300
 
 

@@ -5,6 +5,7 @@ One palette and one order for the objectives everywhere; intervals are drawn, an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -270,6 +271,57 @@ def plot_information_and_match(table: pd.DataFrame) -> Figure:
     ax.set_xscale("symlog", linthresh=1e-4)
     ax.set(xlabel=LABELS["squared_mmd"], ylabel=LABELS["mutual_information"])
     _legend(figure, ax)
+    return figure
+
+
+def plot_bounds_by_draws(table: pd.DataFrame, runs: pd.DataFrame) -> Figure:
+    """Return the bounds on -log p(x) against the number of draws K: a panel per decoder, a line per objective.
+
+    Thick lines are means, thin ones with dots single runs. The control without a code, whose log p(x) is exact, is a
+    dashed line for each run.
+    """
+    runs = runs[runs["status"] == "done"]
+    draws = sorted(int(name.removeprefix("nll_")) for name in map(str, table) if re.fullmatch(r"nll_\d+", name))
+    columns = [f"nll_{k}" for k in draws]
+    decoders = list(table["decoder"].unique())
+    figure = Figure(figsize=(3.8 * len(decoders), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(decoders), squeeze=False)[0]
+    for ax, decoder in zip(axes, decoders, strict=True):
+        of_decoder = runs[runs["decoder"] == decoder]
+        for objective, group in _by_objective(table[table["decoder"] == decoder]):
+            values = of_decoder.loc[of_decoder["objective"] == objective, columns].to_numpy()
+            if objective == "unconditional":
+                for number, level in enumerate(values[:, -1]):
+                    label = "unconditional (exact)" if number == 0 else None
+                    ax.axhline(level, color=PALETTE[objective], ls="--", lw=1, label=label)
+                continue
+            ax.plot(draws, group[columns].to_numpy()[0], color=PALETTE[objective], lw=1.8, label=objective)
+            ax.plot(draws, values.T, color=PALETTE[objective], lw=0.6, marker="o", ms=3, alpha=0.5)
+        ax.set(xscale="log", title=f"{decoder} decoder", xlabel="draws K of the fitted proposal")
+        ax.set_xticks(draws, [f"{k:,}" for k in draws])
+        ax.minorticks_off()
+    axes[0].set_ylabel("bound on −log p(x), nats")
+    _legend(figure, axes[0])
+    return figure
+
+
+def plot_annealing(runs: pd.DataFrame) -> Figure:
+    """Return annealed against importance-weighted estimates of -log p(x), a dot per run: value, and difference."""
+    runs = runs[(runs["status"] == "done") & runs["nll_annealed"].notna()]
+    figure = Figure(figsize=(7.6, 3.4), layout="constrained")
+    of_values, of_differences = figure.subplots(1, 2)
+    for number, (objective, group) in enumerate(_by_objective(runs)):
+        style = {"s": 22, "color": PALETTE[objective], "alpha": 0.7, "linewidths": 0}
+        of_values.scatter(group["nll_annealed_reference"], group["nll_annealed"], label=objective, **style)
+        difference = group["nll_annealed"] - group["nll_annealed_reference"]
+        of_differences.scatter(np.full(len(group), number), difference, **style)
+    limits = [f(of_values.get_xlim() + of_values.get_ylim()) for f in (min, max)]
+    of_values.plot(limits, limits, color="0.5", lw=0.6)
+    of_values.set(title="bound on −log p(x), nats", xlabel="importance-weighted", ylabel="annealed", aspect="equal")
+    of_differences.axhline(0, color="0.5", lw=0.6)
+    of_differences.margins(x=0.2)
+    of_differences.set(title="annealed − importance-weighted, nats", xlabel="runs, by objective", xticks=[])
+    _legend(figure, of_values)
     return figure
 
 

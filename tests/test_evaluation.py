@@ -1,6 +1,8 @@
 """The numbers of a model whose answers are known: a code that holds nothing, and one that holds the image."""
 
+import dataclasses
 import math
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -8,12 +10,19 @@ from conftest import tiny
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from infovae.config import LatentEvaluation, PixelConfig, SampleEvaluation, SemiSupervisedEvaluation
-from infovae.data import ImageData
+from infovae.config import (
+    LatentEvaluation,
+    LikelihoodEvaluation,
+    PixelConfig,
+    RunConfig,
+    SampleEvaluation,
+    SemiSupervisedEvaluation,
+)
+from infovae.data import ImageData, static_binarization
 from infovae.evaluation import PLANE, encode, evaluate
 from infovae.evaluation.samples import Classifier, sharpness
 from infovae.model import Model, PixelModel, build_model
-from infovae.networks import Encoder, Gaussian
+from infovae.networks import Encoder, Gaussian, IndependentDecoder
 
 CPU = torch.device("cpu")
 LATENT = LatentEvaluation(n_images=400, n_likelihood=100)
@@ -111,3 +120,166 @@ def test_encoding_in_batches_is_encoding(digits: ImageData) -> None:
     model = build_model(tiny(), (8, 8)).eval()
     x = (torch.rand(33, 1, 8, 8) < 0.5).float()
     assert torch.allclose(encode(model, x, batch_size=10).mu, model.encoder(x).mu, atol=1e-5)
+
+
+# Likelihood: a decoder of two codes and 36 pixels, whose log p(x) is a sum over a grid
+
+AXIS = torch.linspace(-6, 6, 201)
+GRID = torch.cartesian_prod(AXIS, AXIS)
+LOG_PRIOR = -GRID.double().square().sum(1) / 2 - math.log(2 * math.pi)
+LOG_CELL = 2 * math.log(12 / 200)
+
+
+class FixedEncoder(Encoder):
+    """The same q(z|x), whatever x."""
+
+    def __init__(self, mu: Tensor, std: Tensor) -> None:
+        super().__init__(nn.Identity(), "sigmoid")
+        self.mu, self.std = mu, std
+
+    def forward(self, x: Tensor) -> Gaussian:
+        return Gaussian(self.mu.expand(len(x), -1), self.std.expand(len(x), -1))
+
+
+class Solvable(NamedTuple):
+    model: Model
+    data: ImageData
+
+    def x_test(self, n: int) -> Tensor:
+        """The test images as a static run sees them."""
+        return (static_binarization(self.data.test_images[:n], seed=1) / 255).unsqueeze(1)
+
+    @torch.no_grad()
+    def log_joint(self, x: Tensor) -> Tensor:
+        """log p(x, z) for each image at each point of the grid."""
+        logits = self.model.decoder(x, GRID).flatten(1)
+        log_likelihood = x.flatten(1) @ logits.T - nn.functional.softplus(logits).sum(1)
+        return log_likelihood.double() + LOG_PRIOR
+
+    def nll(self, x: Tensor) -> Tensor:
+        return -self.log_joint(x).logsumexp(1) - LOG_CELL
+
+
+@pytest.fixture
+def solvable() -> Solvable:
+    """Grey images, so that it matters how they are binarised."""
+    torch.set_num_threads(1)  # as on a worker: several are slower on tensors this small
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 36), nn.Unflatten(1, (1, 6, 6)))
+    for parameter in body.parameters():
+        nn.init.normal_(parameter, std=1.0)
+    model = Model(FixedEncoder(torch.zeros(2), torch.ones(2)), IndependentDecoder(body), 2).eval()
+    with torch.no_grad():
+        grey = (255 * torch.sigmoid(body(torch.randn(90, 2)))).to(torch.uint8).squeeze(1)
+    labels = torch.zeros(30, dtype=torch.int64)
+    train, validation, test = grey.split(30)
+    return Solvable(model, ImageData("solvable", train, labels, validation, labels, test, labels, "", ""))
+
+
+def static_run(**changes: Any) -> RunConfig:
+    return tiny(binarization="static", decoder="dense", **changes)
+
+
+def test_bounds_approach_the_exact_likelihood_from_above_as_draws_grow(solvable: Solvable) -> None:
+    evaluation = LikelihoodEvaluation(n_images=20, n_draws=1000, fit_steps=100)
+    metrics, _ = evaluate(evaluation, static_run(), solvable.model, solvable.data, CPU)
+    exact = solvable.nll(solvable.x_test(20))
+    bounds = [metrics[f"nll_{k}"] for k in (1, 10, 100, 1000)]
+    assert bounds == sorted(bounds, reverse=True) and bounds[0] > bounds[-1] + 0.02
+    assert bounds[-1] == metrics["nll"] == pytest.approx(float(exact.mean()), abs=0.02)
+    assert min(bounds) > float(exact.mean()) - 0.01
+    assert metrics["nll_std_error"] == pytest.approx(float(exact.std()) / 20**0.5, rel=0.02)
+    assert 0 < metrics["ess_5pct"] < metrics["ess_median"] <= 1
+    assert metrics["ess_median"] > 0.3  # of the draws, not a count
+    assert metrics["elbo_rate"] == pytest.approx(0, abs=1e-6)
+    assert metrics["nll_elbo"] > metrics["nll"] + 1  # the encoder knows nothing, and the fit does not mind
+    assert not any(name.startswith(("nll_train", "nll_gap", "nll_anneal")) for name in metrics)
+
+
+def test_images_are_binarised_as_the_run_was(solvable: Solvable) -> None:
+    evaluation = LikelihoodEvaluation(n_images=20, n_draws=100)
+    static = [
+        evaluate(evaluation, static_run(seed=seed), solvable.model, solvable.data, CPU)[0]["nll"] for seed in (0, 1)
+    ]
+    dynamic = evaluate(evaluation, tiny(decoder="dense"), solvable.model, solvable.data, CPU)[0]["nll"]
+    exact = float(solvable.nll(solvable.x_test(20)).mean())
+    assert static == pytest.approx([exact, exact], abs=0.1)  # one draw of the images for all seeds
+    assert abs(dynamic - exact) > 0.2
+
+
+def test_no_reported_number_is_the_invalid_estimator(solvable: Solvable) -> None:
+    """-log E_q[p(x|z)] + KL lies below the true -log p(x) where q is near the posterior; every bound lies above."""
+    image = (255 * solvable.x_test(1)[0]).to(torch.uint8)
+    data = dataclasses.replace(solvable.data, test_images=image.expand(200, 6, 6))
+    x = solvable.x_test(1)
+    exact = float(solvable.nll(x))
+    posterior = (solvable.log_joint(x)[0] + LOG_CELL + exact).exp()
+    mu = posterior @ GRID.double()
+    std = (posterior @ (GRID.double() - mu).square()).sqrt()
+    q = FixedEncoder(mu.float(), std.float())
+    log_q = q(x).log_prob(GRID).double()
+    kl, log_likelihood = float(q(x).kl()), solvable.log_joint(x)[0] - LOG_PRIOR
+    invalid = kl - float((log_q + log_likelihood).logsumexp(0) + LOG_CELL)
+    elbo = kl - float(log_q.exp() @ log_likelihood) * math.exp(LOG_CELL)
+    assert invalid < exact - 0.15 < exact < elbo
+
+    model = Model(q, solvable.model.decoder, 2).eval()
+    evaluation = LikelihoodEvaluation(n_images=200, n_draws=100, fit_steps=50)
+    metrics, _ = evaluate(evaluation, static_run(), model, data, CPU)
+    noise = 0.03
+    assert metrics["nll"] == pytest.approx(exact, abs=noise)
+    assert metrics["nll_elbo"] == pytest.approx(elbo, abs=4 * noise)
+    assert metrics["elbo_rate"] == pytest.approx(kl, rel=1e-4)
+    assert all(value > exact - noise for name, value in metrics.items() if name.startswith("nll_1"))
+
+
+def test_annealing_checks_the_bound_on_the_same_first_images(solvable: Solvable) -> None:
+    evaluation = LikelihoodEvaluation(n_images=20, n_draws=100, n_annealed=3, n_temperatures=100)
+    metrics, _ = evaluate(evaluation, static_run(), solvable.model, solvable.data, CPU)
+    exact = solvable.nll(solvable.x_test(20))
+    first = float(exact[:3].mean())
+    assert abs(first - float(exact.mean())) > 0.5  # else the wrong images would pass
+    assert metrics["nll_annealed"] == pytest.approx(first, abs=0.3)
+    assert metrics["nll_annealed_reference"] == pytest.approx(first, abs=0.05)
+    assert metrics["nll"] == pytest.approx(float(exact.mean()), abs=0.05)
+    assert 0.4 < metrics["annealed_acceptance"] < 0.9
+
+
+def test_gap_is_to_the_images_that_the_run_was_trained_on(solvable: Solvable) -> None:
+    """The run saw 4 images; the fifth and later ones are unlike them."""
+    train = solvable.data.train_images.clone()
+    train[4:] = 255 - train[4:]
+    data = dataclasses.replace(solvable.data, train_images=train)
+    evaluation = LikelihoodEvaluation(n_images=20, n_draws=100, n_train_images=20)
+    metrics, _ = evaluate(evaluation, static_run(n_train=4), solvable.model, data, CPU)
+    x_train = (static_binarization(train[:4], seed=0) / 255).unsqueeze(1)
+    assert metrics["nll_train"] == pytest.approx(float(solvable.nll(x_train).mean()), abs=0.1)
+    assert metrics["nll_gap"] == pytest.approx(metrics["nll"] - metrics["nll_train"], abs=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_without_a_code_the_likelihood_is_exact(solvable: Solvable) -> None:
+    """A PixelCNN of 3 x 3 pixels, all of whose 512 images can be listed: they sum to one, and no draw is needed."""
+    config = tiny(objective="unconditional", latent_dim=0, binarization="static")
+    torch.manual_seed(1)
+    decoder = build_model(config, (8, 8)).decoder
+    encoder = FixedEncoder(torch.zeros(0), torch.ones(0))
+    model = Model(encoder, decoder, 0).eval()
+    every = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 9).view(512, 1, 3, 3)
+    with torch.no_grad():
+        log_p = decoder.log_prob(every, torch.zeros(512, 0)).double()
+    assert float(log_p.exp().sum()) == pytest.approx(1, abs=1e-5)
+
+    data = dataclasses.replace(solvable.data, test_images=solvable.data.test_images[:, :3, :3].contiguous())
+    evaluation = LikelihoodEvaluation(n_images=30, n_draws=1000, n_annealed=5)
+    metrics, _ = evaluate(evaluation, config, model, data, CPU)
+    x = static_binarization(data.test_images, seed=1) / 255
+    numbers = (x.flatten(1) @ 2 ** torch.arange(8.0, -1, -1)).long()  # of each image in the list
+    exact = -log_p[numbers]
+    expected = float(exact.mean())
+    for name in ("nll_1", "nll_10", "nll_100", "nll_1000", "nll", "nll_elbo"):
+        assert metrics[name] == pytest.approx(expected, rel=1e-6)
+    assert metrics["elbo_rate"] == 0
+    assert metrics["nll_std_error"] == pytest.approx(float(exact.std()) / 30**0.5, rel=1e-5)
+    assert math.isnan(metrics["ess_median"]) and math.isnan(metrics["ess_5pct"])
+    assert "nll_annealed" not in metrics

@@ -9,7 +9,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from infovae.config import PROJECT_ROOT, ParameterError, PixelConfig
+from infovae.config import PROJECT_ROOT, LatentEvaluation, LikelihoodEvaluation, ParameterError, PixelConfig
 from infovae.experiments import MODULES, aggregate, experiment_class, make_experiment
 from infovae.reproduce import load_profile, parse_assignments, profile_names
 
@@ -38,6 +38,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("divergence_comparison", {"batch_size": 10**12}, "batch_size.*less than or equal"),
     ("semi_supervised", {"n_labels": 7}, "n_labels.*greater than or equal to 20"),
     ("semi_supervised", {"n_draws": None}, "n_draws.*integer, got None"),
+    ("log_likelihood", {"n_draws": 50}, "n_draws.*10, 100, 1000 or 10000, got 50"),
+    ("log_likelihood", {"decoders": ["dense"], "objectives": ["unconditional"]}, "needs decoder 'pixelcnn'"),
 ]
 
 
@@ -73,6 +75,37 @@ def test_semi_supervised_uses_the_models_of_the_comparison() -> None:
         models = {task.config for task in experiments["divergence_comparison"].grid()}
         used = {task.config for task in experiments["semi_supervised"].grid()}
         assert {config for config in used if not isinstance(config, PixelConfig)} <= models, profile
+
+
+def test_likelihood_anneals_cheap_decoders_only_and_has_one_control() -> None:
+    experiment = make_experiment("log_likelihood", {"decoders": ["pixelcnn", "conv", "dense"], "seeds": [0]})
+    tasks = experiment.grid()
+    controls = [task for task in tasks if task.config.objective == "unconditional"]
+    assert len(tasks) == 5 * 3 + 1 and len(controls) == 1
+    assert {task.config.binarization for task in tasks if not isinstance(task.config, PixelConfig)} == {"static"}
+    for config, evaluations in tasks:
+        assert not isinstance(config, PixelConfig)
+        (likelihood,) = [e for e in evaluations if isinstance(e, LikelihoodEvaluation)]
+        assert (likelihood.n_annealed > 0) == (config.decoder != "pixelcnn")
+        assert (config.encoder == "dense") == (config.decoder == "dense")
+        assert config.latent_dim == (0 if config.objective == "unconditional" else 5)
+        has_code = any(isinstance(e, LatentEvaluation) for e in evaluations)
+        assert has_code == (config.objective != "unconditional")
+
+
+def test_papers_likelihoods_stand_apart_with_their_status_and_only_beside_their_like() -> None:
+    runs = pd.DataFrame(
+        [{"decoder": d, "objective": o, "seed": 0, "status": "done", "nll_1": 100.0, "nll_10": 99.0, "nll_100": 98.0}
+         for d in ("pixelcnn", "dense") for o in ("elbo", "mmd", "mmd_annealed", "unconditional")]
+    )  # fmt: skip
+    column = "paper_nll (recalled, unverified)"
+    table = make_experiment("log_likelihood", {}).table(runs)
+    assert table.columns[-1] == column
+    papers = table.set_index(["decoder", "objective"])[column].dropna().to_dict()
+    assert papers == {("pixelcnn", "elbo"): 82.75, ("pixelcnn", "mmd"): 80.76}
+    assert {"nll_1", "nll_10", "nll_100"} <= set(table.columns) and "nll_1000" not in table
+    digits = make_experiment("log_likelihood", {"dataset": "digits", "n_train": 1000})
+    assert digits.table(runs)[column].isna().all()
 
 
 @pytest.mark.parametrize("name", MODULES)

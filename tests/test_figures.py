@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 from matplotlib.collections import PathCollection
 
 from infovae import figures
@@ -92,3 +93,40 @@ def test_arrays_of_the_first_run_are_selected_in_the_palettes_order() -> None:
     arrays = [{"z": np.full(1, n)} for n in range(3)]
     assert figures.select_arrays(runs, arrays, "z", latent_dim=2) == {"elbo": np.full(1, 1), "mmd": np.full(1, 0)}
     assert figures.select_arrays(runs, arrays, "z", latent_dim=10) == {}
+
+
+def likelihood_runs() -> pd.DataFrame:
+    rows = [
+        {"decoder": decoder, "objective": objective, "seed": seed, "status": "done", "nll_std_error": 2.0,
+         "nll_1": 103.0 + seed, "nll_10": 102.0 + seed, "nll": 102.0 + seed}
+        for decoder, objectives in (("pixelcnn", ("elbo", "mmd", "unconditional")), ("dense", ("elbo", "mmd")))
+        for objective in objectives
+        for seed in (0, 1)
+    ]  # fmt: skip
+    runs = pd.DataFrame(rows)
+    dense = runs["decoder"] == "dense"
+    return runs.assign(nll_annealed=(runs["nll"] + 0.5).where(dense), nll_annealed_reference=runs["nll"].where(dense))
+
+
+def test_bounds_are_drawn_at_every_k_and_the_exact_control_is_a_line() -> None:
+    runs = likelihood_runs()
+    table = aggregate(runs, ("decoder", "objective"), ("nll_1", "nll_10", "nll_std_error"))
+    axes = figures.plot_bounds_by_draws(table, runs).axes
+    assert [ax.get_title() for ax in axes] == ["pixelcnn decoder", "dense decoder"]
+    for ax, n_controls in zip(axes, (2, 0), strict=True):
+        means = [line for line in ax.lines if line.get_linestyle() == "-" and line.get_marker() != "o"]
+        assert [np.asarray(line.get_ydata()).tolist() for line in means] == [[103.5, 102.5]] * 2
+        assert np.asarray(means[0].get_xdata()).tolist() == [1, 10]
+        dots = [np.asarray(line.get_ydata()).tolist() for line in ax.lines if line.get_marker() == "o"]
+        assert sorted(dots) == [[103, 102], [103, 102], [104, 103], [104, 103]]
+        controls = [line for line in ax.lines if line.get_linestyle() == "--"]
+        assert [float(np.asarray(line.get_ydata())[0]) for line in controls] == [102, 103][:n_controls]
+
+
+def test_annealed_runs_stand_beside_the_diagonal() -> None:
+    values, differences = figures.plot_annealing(likelihood_runs()).axes
+    points = np.concatenate([np.asarray(c.get_offsets()) for c in values.collections])
+    assert len(points) == 4  # those of the dense decoder
+    assert (points[:, 1] - points[:, 0]).tolist() == [0.5] * 4
+    shown = np.concatenate([np.asarray(c.get_offsets()) for c in differences.collections])[:, 1]
+    assert shown.tolist() == pytest.approx([0.5] * 4)

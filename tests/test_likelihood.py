@@ -15,9 +15,11 @@ from infovae.evaluation.likelihood import (
     AnnealedEstimate,
     Proposal,
     annealed_importance_sampling,
+    estimate_log_likelihood,
     fit_proposal,
     importance_weighted_bound,
     initial_proposal,
+    powers_of_ten,
 )
 from infovae.networks import Decoder, Gaussian, IndependentDecoder
 
@@ -160,6 +162,13 @@ def test_the_average_log_likelihood_minus_kl_is_no_bound_and_is_not_what_is_comp
     assert invalid == pytest.approx(5 * (0.5 - math.log(2) / 2), rel=0.05)
     estimate = importance_weighted_bound(case.decoder, case.posterior(), case.x, generator())
     assert all(case.gap(log_p_x) < 0.005 for log_p_x in estimate.log_p_x.values())
+
+
+def test_estimate_fits_before_it_draws_at_every_power_of_ten(linear: Known) -> None:
+    estimate = estimate_log_likelihood(linear.decoder, linear.poor_encoder(), linear.x, generator(), 100, 200, chunk=20)
+    assert list(estimate.log_p_x) == [1, 10, 100] == list(powers_of_ten(100)) == list(powers_of_ten(999))
+    assert linear.gap(estimate.log_p_x[100]) == pytest.approx(0, abs=0.03)
+    assert float(estimate.effective_sample_size.median()) > 50
 
 
 def test_number_of_draws_must_divide_the_largest(linear: Known) -> None:

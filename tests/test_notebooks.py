@@ -71,10 +71,9 @@ def test_every_number_of_a_table_recomputes_from_its_runs(smoke: Path, name: str
     table = pd.read_csv(folder / "table.csv")
     pd.testing.assert_frame_equal(experiment.table(runs), table, check_dtype=False)
     group = table.iloc[0]
-    of_group = runs[(runs["objective"] == group["objective"])]
-    if "latent_dim" in table:
-        of_group = of_group[of_group["latent_dim"] == group["latent_dim"]]
     metric = next(column for column in map(str, table.columns) if f"{column}_ci95" in table)
+    keys = list(table.columns[: table.columns.get_loc(metric)])
+    of_group = runs[(runs[keys] == group[keys]).all(axis=1)]
     assert group[metric] == pytest.approx(of_group[metric].mean())
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from infovae.config import (
     Evaluation,
     LatentEvaluation,
+    LikelihoodEvaluation,
     PixelConfig,
     RunConfig,
     SampleEvaluation,
@@ -56,6 +57,8 @@ def evaluate(
         raise TypeError(f"{type(evaluation).__name__} needs a trained model, the pixel baseline has none")
     if isinstance(evaluation, LatentEvaluation):
         return _evaluate_latent(evaluation, config, model, data, generator)
+    if isinstance(evaluation, LikelihoodEvaluation):
+        return _evaluate_likelihood(evaluation, config, model, data, generator)
     if classifier is None:
         raise ValueError("evaluating samples needs a trained classifier")
     return _evaluate_samples(evaluation, model, data, generator, classifier)
@@ -67,6 +70,13 @@ def encode(model: Model | PixelModel, x: Tensor, batch_size: int = 250) -> Gauss
     return Gaussian(torch.cat([q.mu for q in parts]), torch.cat([q.std for q in parts]))
 
 
+def _binarize(images: Tensor, config: RunConfig, seed: int, generator: torch.Generator) -> Tensor:
+    """Return images as the run's own are: binarised once and for all (seed 0: training, 1: test), or drawn here."""
+    if config.binarization == "static":
+        images = static_binarization(images, seed)
+    return binarize(images.to(generator.device), generator)
+
+
 def _evaluate_latent(
     evaluation: LatentEvaluation, config: RunConfig, model: Model, data: ImageData, generator: torch.Generator
 ) -> Evaluated:
@@ -74,12 +84,9 @@ def _evaluate_latent(
     from infovae.evaluation import latent
 
     device = generator.device
-    test = data.test_images[: evaluation.n_images]
-    train = data.train_images[: min(config.n_train, evaluation.n_images)]
-    if config.binarization == "static":
-        test, train = static_binarization(test, seed=1), static_binarization(train, seed=0)
-    x = binarize(test.to(device), generator)
-    q, q_train = encode(model, x), encode(model, binarize(train.to(device), generator))
+    x = _binarize(data.test_images[: evaluation.n_images], config, 1, generator)
+    n_train = min(config.n_train, evaluation.n_images)
+    q, q_train = encode(model, x), encode(model, _binarize(data.train_images[:n_train], config, 0, generator))
     z = q.sample(generator)
     prior = torch.randn(z.shape, generator=generator, device=device)
     if not config.latent_dim:  # no distribution of codes, and no match to report
@@ -115,6 +122,56 @@ def _evaluate_latent(
             density = latent.mixture_density(plane, mu[:N_KEPT], std[:N_KEPT])
             kept[f"density_{name}"] = density.unflatten(0, (len(PLANE), len(PLANE))).float()
     return metrics, {name: tensor.cpu().numpy() for name, tensor in kept.items()}
+
+
+def _evaluate_likelihood(
+    evaluation: LikelihoodEvaluation, config: RunConfig, model: Model, data: ImageData, generator: torch.Generator
+) -> Evaluated:
+    """Return negative bounds on log p(x), in nats per image: upper bounds on the truth, the lower the tighter.
+
+    `nll_K` has K draws of the fitted proposal, `nll` the most; `nll_std_error` is the standard error of `nll` as a mean
+    over a sample of images. (Models are compared on the same images: their differences are known better.)
+    `ess_median` and `ess_5pct` are the effective sample size as a fraction of the draws, the median and the 5th
+    percentile over images. `nll_elbo` = -E_q[log p(x|z)] + `elbo_rate` needs no fit: the encoder's own q, one draw for
+    each image. `nll_annealed` stands beside `nll_annealed_reference`, which is `nll` of the very same images.
+    """
+    from infovae.evaluation import latent, likelihood
+
+    chunk = 100 if generator.device.type == "cpu" else 5000
+
+    def estimate(x: Tensor, q: Gaussian) -> likelihood.LikelihoodEstimate:
+        return likelihood.estimate_log_likelihood(
+            model.decoder, q, x, generator, evaluation.n_draws, evaluation.fit_steps, chunk
+        )
+
+    x = _binarize(data.test_images[: evaluation.n_images], config, 1, generator)
+    q = encode(model, x)
+    elbo_rate = float(q.kl().double().mean())
+    of_test = estimate(x, q)
+    nll = -of_test.log_p_x[evaluation.n_draws]
+    ess = of_test.effective_sample_size / evaluation.n_draws
+    metrics = {f"nll_{k}": -value for k, value in of_test.mean_log_p_x().items()} | {
+        "nll": float(nll.mean()),
+        "nll_std_error": float(nll.std() / len(nll) ** 0.5),
+        "ess_median": float(ess.median()),
+        "ess_5pct": float(ess.quantile(0.05)),
+        "nll_elbo": latent.reconstruction_nll(model.decoder, x, q.sample(generator), chunk) + elbo_rate,
+        "elbo_rate": elbo_rate,
+    }
+    if evaluation.n_train_images:
+        n_train = min(config.n_train, evaluation.n_train_images)
+        x_train = _binarize(data.train_images[:n_train], config, 0, generator)
+        metrics["nll_train"] = -estimate(x_train, encode(model, x_train)).mean_log_p_x()[evaluation.n_draws]
+        metrics["nll_gap"] = metrics["nll"] - metrics["nll_train"]
+    if evaluation.n_annealed and config.latent_dim:
+        n = min(evaluation.n_annealed, len(x))
+        annealed = likelihood.annealed_importance_sampling(
+            model.decoder, x[:n], config.latent_dim, generator, evaluation.n_temperatures
+        )
+        metrics["nll_annealed"] = -float(annealed.lower.mean())
+        metrics["nll_annealed_reference"] = float(nll[:n].mean())
+        metrics["annealed_acceptance"] = annealed.acceptance
+    return metrics, {}
 
 
 @lru_cache

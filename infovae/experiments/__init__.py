@@ -17,6 +17,7 @@ from infovae.config import (
     Alpha,
     Count,
     Dataset,
+    Decoder,
     Lambda,
     LatentDim,
     ObjectiveName,
@@ -39,6 +40,7 @@ MODULES = {
     "divergence_comparison": "DivergenceComparison",
     "semi_supervised": "SemiSupervised",
     "latent_usage": "LatentUsage",
+    "log_likelihood": "LogLikelihood",
 }
 """Module name -> class, in the order of the notebooks."""
 
@@ -69,6 +71,7 @@ Objectives = Annotated[tuple[ObjectiveName, ...], *_LIST]
 Alphas = Annotated[tuple[Alpha, ...], *_LIST]
 Lambdas = Annotated[tuple[Lambda, ...], *_LIST]
 TrainingSizes = Annotated[tuple[Annotated[Count, Field(ge=2)], ...], *_LIST]
+Decoders = Annotated[tuple[Decoder, ...], *_LIST]
 Radii = Annotated[tuple[Annotated[int, Field(strict=True, ge=2, le=28)], ...], *_LIST]
 
 
