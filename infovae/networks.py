@@ -123,13 +123,54 @@ def build_critic(latent_dim: int) -> nn.Sequential:
     return mlp([latent_dim, 256, 256, 1])
 
 
+class ChannelsLastFlatten(nn.Module):
+    """(n, C, H, W) to (n, H * W * C): the order in which channels-last activations lie in memory, so a mere view.
+
+    `nn.Flatten`'s order would copy the activations, and hand the layers before it gradients in the slower layout.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Flatten."""
+        return x.permute(0, 2, 3, 1).flatten(1)
+
+
+class ChannelsLastUnflatten(nn.Module):
+    """(n, H * W * C) to (n, C, H, W): the inverse of `ChannelsLastFlatten`, a view with channels-last strides."""
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.height, self.width = height, width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Unflatten."""
+        return x.unflatten(1, (self.height, self.width, -1)).permute(0, 3, 1, 2)
+
+
+class DoublingConvTranspose2d(nn.ConvTranspose2d):
+    """`nn.ConvTranspose2d(..., 4, stride=2, padding=1)` as a matrix product and an overlapping sum.
+
+    For one output channel about twice as fast on a CPU, whose transposed convolutions are made for many; for many
+    output channels slower.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 4, stride=2, padding=1)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Return (n, C_out, 2 H, 2 W) for x (n, C_in, H, W)."""
+        height, width = x.shape[2:]
+        patches = x.permute(0, 2, 3, 1).flatten(1, 2) @ self.weight.flatten(1)  # (n, H * W, C_out * 4 * 4)
+        image = F.fold(patches.transpose(1, 2), (2 * height, 2 * width), 4, padding=1, stride=2)
+        return image if self.bias is None else image + self.bias[:, None, None]
+
+
 def conv_encoder(latent_dim: int, image_shape: tuple[int, int]) -> nn.Sequential:
     """Return the body of a convolutional encoder: (n, 1, H, W) to (n, 2 * latent_dim), H and W divisible by 4."""
     height, width = _quarter(image_shape)
     return nn.Sequential(
-        *(nn.Conv2d(1, 32, 4, stride=2, padding=1), nn.ReLU()),
-        *(nn.Conv2d(32, 64, 4, stride=2, padding=1), nn.ReLU()),
-        *(nn.Flatten(), nn.Linear(64 * height * width, 2 * latent_dim)),
+        *(nn.Conv2d(1, 32, 4, stride=2, padding=1), nn.ReLU(inplace=True)),
+        *(nn.Conv2d(32, 64, 4, stride=2, padding=1), nn.ReLU(inplace=True)),
+        *(ChannelsLastFlatten(), nn.Linear(height * width * 64, 2 * latent_dim)),
     )
 
 
@@ -137,9 +178,9 @@ def conv_decoder(latent_dim: int, image_shape: tuple[int, int]) -> nn.Sequential
     """Return the body of a convolutional decoder: codes (n, latent_dim) to logits (n, 1, H, W)."""
     height, width = _quarter(image_shape)
     return nn.Sequential(
-        *(nn.Linear(latent_dim, 64 * height * width), nn.ReLU(), nn.Unflatten(1, (64, height, width))),
-        *(nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1), nn.ReLU()),
-        nn.ConvTranspose2d(32, 1, 4, stride=2, padding=1),
+        *(nn.Linear(latent_dim, height * width * 64), nn.ReLU(inplace=True), ChannelsLastUnflatten(height, width)),
+        *(nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1), nn.ReLU(inplace=True)),
+        DoublingConvTranspose2d(32, 1),
     )
 
 

@@ -42,10 +42,9 @@ class PixelCNN(Decoder):
             raise ValueError(f"receptive_radius must exceed n_layers={n_layers}, got {receptive_radius}")
         self.reach, self.n_layers, self.n_channels = reach, n_layers, n_channels
         c = n_channels
-        # padding on both sides, the surplus row or column cut off after: faster than padding one side beforehand
-        self.rows_above = nn.Conv2d(1, c, (reach, 2 * reach + 1), padding=reach)
+        self.rows_above = nn.Conv2d(1, c, (reach, 2 * reach + 1))
         self.vertical = nn.ModuleList(nn.Conv2d(c, c, (2, 3), padding=1) for _ in range(n_layers))  # type: ignore[assignment]
-        self.pixels_left = nn.Conv2d(1, c, (1, reach), padding=(0, reach), bias=False)
+        self.pixels_left = nn.Conv2d(1, c, (1, reach), bias=False)
         self.from_vertical = nn.Conv2d(c, c, 1)
         self.horizontal = nn.ModuleList(  # type: ignore[assignment]
             nn.Conv2d(c, c, (1, 2), padding=(0, 1)) for _ in range(n_layers)
@@ -56,15 +55,19 @@ class PixelCNN(Decoder):
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Return the logit of every pixel given the pixels before it: x (n, 1, H, W), z (n, d) -> (n, 1, H, W)."""
         height, width = x.shape[2:]
+        reach = self.reach
         for_v, for_h = self._shifts(z)
-        x = x.contiguous(memory_format=torch.channels_last)
-        v = F.relu_(self.rows_above(x)[:, :, :height] + for_v[0][..., None, None])
+        # The one-channel image is padded just where it must be. Each further layer pads both sides and so adds a row
+        # below (vertical) or a column on the right (horizontal): no pixel of the image reads them, and carrying them
+        # along is faster than cropping all channels, and padding all gradients, in every layer.
+        v = _add_and_relu_(self.rows_above(F.pad(x, (reach, reach, reach, -1))), for_v[0])
         for conv, shift in zip(self.vertical, for_v[1:], strict=True):
-            v = F.relu_(conv(v)[:, :, :height] + shift[..., None, None])
-        h = F.relu_(self.pixels_left(x)[..., :width] + self.from_vertical(v) + for_h[0][..., None, None])
+            v = _add_and_relu_(conv(v), shift)
+        left = self.pixels_left(F.pad(x, (reach, -1, 0, self.n_layers)))
+        h = _add_and_relu_(self.from_vertical(v).add_(left), for_h[0])
         for conv, shift in zip(self.horizontal, for_h[1:], strict=True):
-            h = F.relu_(conv(h)[..., :width] + shift[..., None, None])
-        return self.to_logit(h)
+            h = _add_and_relu_(conv(h), shift)
+        return self.to_logit(h)[:, :, :height, :width]
 
     @torch.no_grad()
     def sample(self, z: Tensor, uniforms: Tensor) -> Tensor:
@@ -124,6 +127,11 @@ class PixelCNN(Decoder):
         else:
             shifts = self.from_z(z).unflatten(1, shape).unbind(1)
         return shifts[0].unbind(1), shifts[1].unbind(1)
+
+
+def _add_and_relu_(activations: Tensor, shift: Tensor) -> Tensor:
+    """Return relu(activations + shift), (n, c, H, W) and (n, c), in the memory of the activations."""
+    return activations.add_(shift[..., None, None]).relu_()
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:

@@ -8,7 +8,14 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from infovae.config import RunConfig
 from infovae.model import build_model
-from infovae.networks import MIN_STD, Encoder, Gaussian
+from infovae.networks import (
+    MIN_STD,
+    ChannelsLastFlatten,
+    ChannelsLastUnflatten,
+    DoublingConvTranspose2d,
+    Encoder,
+    Gaussian,
+)
 
 
 def test_gaussian_log_prob_and_kl_are_those_of_torch() -> None:
@@ -59,6 +66,33 @@ def test_every_model_gives_a_likelihood_of_images(size: int, encoder: str, decod
     assert torch.allclose(model.decoder.log_prob(x, q.mu), expected, atol=1e-3)
     drawn = model.decoder.sample(q.mu, torch.rand(5, 1, size, size))
     assert drawn.shape == x.shape and set(drawn.unique().tolist()) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("out_channels", [1, 3])
+def test_transposed_convolution_by_matrix_product_is_that_of_torch(
+    out_channels: int, memory_format: torch.memory_format
+) -> None:
+    torch.manual_seed(0)
+    layer = DoublingConvTranspose2d(6, out_channels).double().to(memory_format=memory_format)  # type: ignore[call-overload]
+    x = torch.randn(4, 6, 5, 3, dtype=torch.double).to(memory_format=memory_format).requires_grad_()
+    expected = torch.nn.functional.conv_transpose2d(x, layer.weight, layer.bias, stride=2, padding=1)
+    found = layer(x)
+    assert torch.allclose(found, expected, atol=1e-12)
+    weights, inputs = torch.randn_like(expected), [x, *layer.parameters()]
+    gradients = torch.autograd.grad((weights * found).sum(), inputs)
+    for gradient, reference in zip(gradients, torch.autograd.grad((weights * expected).sum(), inputs), strict=True):
+        assert torch.allclose(gradient, reference, atol=1e-12)
+
+
+def test_channels_last_activations_are_flattened_and_restored_without_a_copy() -> None:
+    x = torch.randn(4, 6, 5, 3).to(memory_format=torch.channels_last)
+    flat = ChannelsLastFlatten()(x)
+    assert torch.equal(flat[1, (2 * 3 + 1) * 6 + 5], x[1, 5, 2, 1])  # channel 5 of the pixel in row 2, column 1
+    restored = ChannelsLastUnflatten(5, 3)(flat)
+    assert torch.equal(restored, x)
+    assert restored.is_contiguous(memory_format=torch.channels_last)
+    assert x.data_ptr() == flat.data_ptr() == restored.data_ptr()
 
 
 def test_independent_decoder_samples_by_its_probabilities() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from infovae.pixelcnn import PixelCNN, context_pixels
@@ -21,6 +22,42 @@ def sample_naively(decoder: PixelCNN, z: Tensor, uniforms: Tensor) -> Tensor:
         for j in range(x.shape[3]):
             x[:, :, i, j] = (uniforms[:, :, i, j] < torch.sigmoid(decoder(x, z)[:, :, i, j])).to(x.dtype)
     return x
+
+
+def masked_forward(decoder: PixelCNN, x: Tensor, z: Tensor) -> Tensor:
+    """The textbook formulation: odd kernels, centred on the pixel, whose entries outside the context are 0."""
+
+    def layer(x: Tensor, conv: torch.nn.Conv2d, below: int, right: int) -> Tensor:
+        weight = F.pad(conv.weight, (0, right, 0, below))
+        return F.conv2d(x, weight, conv.bias, padding="same")
+
+    reach = decoder.reach
+    shifts = decoder.from_z(z).view(len(z), 2, decoder.n_layers + 1, decoder.n_channels, 1, 1)
+    v = (layer(x, decoder.rows_above, reach + 1, 0) + shifts[:, 0, 0]).relu()
+    for i, conv in enumerate(decoder.vertical):
+        v = (layer(v, conv, 1, 0) + shifts[:, 0, i + 1]).relu()
+    h = (layer(x, decoder.pixels_left, 0, reach + 1) + decoder.from_vertical(v) + shifts[:, 1, 0]).relu()
+    for i, conv in enumerate(decoder.horizontal):
+        h = (layer(h, conv, 0, 1) + shifts[:, 1, i + 1]).relu()
+    return decoder.to_logit(h)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("n_layers", "radius"), [(1, 2), (2, 8), (4, 6)])
+def test_logits_and_gradients_are_those_of_masked_convolutions(
+    n_layers: int, radius: int, memory_format: torch.memory_format
+) -> None:
+    torch.manual_seed(n_layers)
+    decoder = PixelCNN(3, 8, n_layers, radius).double().to(memory_format=memory_format)  # type: ignore[call-overload]
+    x = torch.rand(5, 1, 9, 7, dtype=torch.double).round()
+    z = torch.randn(5, 3, dtype=torch.double, requires_grad=True)
+    weights = torch.randn(5, 1, 9, 7, dtype=torch.double)
+    logits, expected = decoder(x, z), masked_forward(decoder, x, z)
+    assert torch.allclose(logits, expected, atol=1e-12)
+    inputs = [z, *decoder.parameters()]
+    gradients = torch.autograd.grad((weights * logits).sum(), inputs)
+    for gradient, reference in zip(gradients, torch.autograd.grad((weights * expected).sum(), inputs), strict=True):
+        assert torch.allclose(gradient, reference, atol=1e-10)
 
 
 def test_logits_depend_on_every_earlier_pixel_in_the_window_and_on_no_other() -> None:
