@@ -72,8 +72,9 @@ def test_every_number_of_a_table_recomputes_from_its_runs(smoke: Path, name: str
     pd.testing.assert_frame_equal(experiment.table(runs), table, check_dtype=False)
     group = table.iloc[0]
     of_group = runs[(runs["objective"] == group["objective"])]
-    if "latent_dim" in table:
-        of_group = of_group[of_group["latent_dim"] == group["latent_dim"]]
+    for condition in ("latent_dim", "decoder_min_std"):
+        if condition in table:
+            of_group = of_group[of_group[condition] == group[condition]]
     metric = next(column for column in map(str, table.columns) if f"{column}_ci95" in table)
     assert group[metric] == pytest.approx(of_group[metric].mean())
 

@@ -7,7 +7,8 @@ import torch
 from conftest import tiny
 
 from infovae.config import OBJECTIVES, RunConfig
-from infovae.data import ImageData
+from infovae.data import ImageData, load
+from infovae.evaluation.posterior import posterior_metrics
 from infovae.training import N_LOGGED, TrainingDiverged, batches, choose_device, decay, is_logged, train
 
 CPU = torch.device("cpu")
@@ -46,6 +47,22 @@ def test_history_is_logged_evenly_and_ends_at_the_last_step(digits: ImageData) -
     assert {"loss", "nll", "rate", "divergence", "squared_mmd", "seconds"} <= trained.history[0].keys()
     row = trained.history[-1]
     assert row["loss"] == pytest.approx(row["nll"] + row["rate"], rel=1e-6)  # the ELBO, in nats per image
+
+
+def test_history_of_the_toy_has_its_exact_numbers() -> None:
+    config = RunConfig(
+        dataset="two_points",
+        encoder="scalar",
+        decoder="scalar",
+        latent_dim=1,
+        n_train=100,
+        steps=20,
+        learning_rate=3e-4,
+    )
+    trained = train(config, load("two_points"), CPU)
+    exact = posterior_metrics(trained.model)
+    assert exact.items() <= trained.history[-1].items()
+    assert exact["elbo"] == pytest.approx(-trained.history[-1]["loss"], abs=0.2)  # a batch and a draw apart
 
 
 def test_progress_is_told(digits: ImageData) -> None:

@@ -12,6 +12,7 @@ from infovae.config import (
     Evaluation,
     LatentEvaluation,
     PixelConfig,
+    PosteriorEvaluation,
     RunConfig,
     SampleEvaluation,
     SemiSupervisedEvaluation,
@@ -50,6 +51,8 @@ def evaluate(
         return _evaluate_semi_supervised(evaluation, config, model, data, generator)
     if isinstance(config, PixelConfig) or isinstance(model, PixelModel):
         raise TypeError(f"{type(evaluation).__name__} needs a trained model, the pixel baseline has none")
+    if isinstance(evaluation, PosteriorEvaluation):
+        return _evaluate_posterior(evaluation, model)
     if isinstance(evaluation, LatentEvaluation):
         return _evaluate_latent(evaluation, config, model, data, generator)
     if classifier is None:
@@ -146,6 +149,14 @@ def _evaluate_samples(
     again = model.decoder.sample(model.encoder(originals).sample(generator), uniforms[: len(originals)])
     kept = {"samples": generated[:100], "originals": originals, "reconstructions": again}
     return metrics, {name: tensor.to(torch.uint8).cpu().numpy() for name, tensor in kept.items()}
+
+
+def _evaluate_posterior(evaluation: PosteriorEvaluation, model: Model) -> Evaluated:
+    from infovae.evaluation import posterior
+
+    metrics = posterior.posterior_metrics(model, evaluation.z_max, evaluation.n_grid)
+    kept = posterior.posterior_densities(model)
+    return metrics, {name: tensor.float().numpy() for name, tensor in kept.items()}
 
 
 def _evaluate_semi_supervised(

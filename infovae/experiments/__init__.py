@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from infovae.sweep import Task
 
 MODULES = {
+    "amortized_inference": "AmortizedInference",
     "divergence_comparison": "DivergenceComparison",
     "semi_supervised": "SemiSupervised",
     "latent_usage": "LatentUsage",
@@ -67,6 +68,7 @@ LatentDims = Annotated[tuple[LatentDim, ...], *_LIST]
 Objectives = Annotated[tuple[ObjectiveName, ...], *_LIST]
 Alphas = Annotated[tuple[Alpha, ...], *_LIST]
 Lambdas = Annotated[tuple[Lambda, ...], *_LIST]
+MinStds = Annotated[tuple[Positive, ...], *_LIST]
 Radii = Annotated[tuple[Annotated[int, Field(strict=True, ge=2, le=28)], ...], *_LIST]
 
 
@@ -105,7 +107,7 @@ class Experiment(Settings):
         return self.model_dump(include={"dataset", "n_train", "steps", "batch_size", "learning_rate"})
 
 
-N_TRAIN_MAX = {"mnist": 50_000, "fashion_mnist": 50_000, "digits": 1000}
+N_TRAIN_MAX = {"mnist": 50_000, "fashion_mnist": 50_000, "digits": 1000, "two_points": 1000}
 
 
 def check_data_size(config: RunConfig) -> None:
