@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
 
 from infovae.config import ObjectiveName
 
@@ -136,13 +137,17 @@ def _draw_posteriors(ax: Axes, kept: Mapping[str, np.ndarray]) -> None:
 
 def plot_inference(history: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """Return posterior KL, ELBO and KL of q(z) to p(z) against the training step: a row per floor, a line per run."""
-    metrics = ("posterior_kl", "marginal_kl", "elbo")
+    linear_up_to = {"posterior_kl": 1.0, "marginal_kl": 1.0, "elbo": 3.0}  # beyond it logarithmic: training has spikes
     floors = sorted(runs["decoder_min_std"].unique(), reverse=True)
-    figure = Figure(figsize=(3.4 * len(metrics), 2.3 * len(floors) + 0.5), layout="constrained")
-    axes = figure.subplots(len(floors), len(metrics), squeeze=False, sharex=True, sharey="col")
+    figure = Figure(figsize=(3.4 * len(linear_up_to), 2.3 * len(floors) + 0.5), layout="constrained")
+    axes = figure.subplots(len(floors), len(linear_up_to), squeeze=False, sharex=True, sharey="col")
     merged = history.merge(runs[["run_id", "objective", "decoder_min_std"]], on="run_id")
     for row, floor in enumerate(floors):
-        for ax, metric in zip(axes[row], metrics, strict=True):
+        for ax, metric in zip(axes[row], linear_up_to, strict=True):
+            ax.set_yscale("symlog", linthresh=linear_up_to[metric])
+            ticks = [-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100] if metric == "elbo" else [0, 0.2, 0.5, 1, 3, 10, 30]
+            ax.yaxis.set_major_locator(FixedLocator(ticks))
+            ax.yaxis.set_major_formatter("{x:g}")
             for objective, group in _by_objective(merged[merged["decoder_min_std"] == floor]):
                 for number, (_, run) in enumerate(group.groupby("run_id")):
                     label = objective if number == 0 else None

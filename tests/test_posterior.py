@@ -85,6 +85,7 @@ def test_numbers_are_the_closed_forms(mu: tuple[float, float], std: tuple[float,
         assert metrics[name] == pytest.approx(expected[name], rel=2e-5, abs=1e-6), name
     assert metrics["marginal_kl"] + metrics["mutual_information"] == pytest.approx(expected["rate"])
     assert (metrics["q_mean_minus"], metrics["q_mean_plus"]) == pytest.approx(mu)
+    assert metrics["q_separation"] == pytest.approx(abs(mu[0] - mu[1]))
     assert (metrics["q_std_minus"], metrics["q_std_plus"]) == pytest.approx(std)
 
 

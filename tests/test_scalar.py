@@ -66,7 +66,7 @@ def test_uniforms_of_0_and_1_give_finite_draws() -> None:
 def test_encoder_sees_minus_and_plus_one() -> None:
     seen: list[torch.Tensor] = []
     model = build_model(TOY, (1, 1))
-    model.encoder.body[1].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))  # type: ignore[index, union-attr]
+    model.encoder.body[1].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))  # type: ignore[index]
     q = model.encoder(IMAGES)
     assert seen[0].tolist() == [[-1], [1]]
     assert q.mu.shape == q.std.shape == (2, 1)

@@ -1,4 +1,4 @@
-"""The exact posterior of the toy {-1, +1} with a one-dimensional code, and how far q(z|x) is from it (paper, section 2).
+"""The exact posterior of the toy {-1, +1} with a one-dimensional code, and how far q(z|x) is from it (paper, sec. 2).
 
 Every number is an integral over z, by the trapezoidal rule in float64, averaged over the two values of x: nothing here
 is sampled. A trained q(z|x) may be a thousand times narrower than the prior, so the grid is the union of one over
@@ -57,7 +57,7 @@ def posterior_metrics(model: Model, z_max: float = 10.0, n_grid: int = 1001) -> 
     it, from an expectation under q(z|x) on its own grid and the closed form of the rate. So elbo = log_evidence -
     posterior_kl holds as far as the integrals are right. `marginal_kl` is KL(q(z) || p(z)), `mutual_information` is
     I(x;z) = rate - marginal_kl, at most log 2. `q_mean_minus`, `q_std_minus`, `q_mean_plus`, `q_std_plus` are the
-    moments of q(z|-1) and q(z|+1).
+    moments of q(z|-1) and q(z|+1), `q_separation` the distance of the two means: which is on the left is chance.
 
     Parameters
     ----------
@@ -82,6 +82,7 @@ def posterior_metrics(model: Model, z_max: float = 10.0, n_grid: int = 1001) -> 
         "q_mean_plus": q.mu[1, 0],
         "q_std_minus": q.std[0, 0],
         "q_std_plus": q.std[1, 0],
+        "q_separation": (q.mu[1, 0] - q.mu[0, 0]).abs(),
     }
     return {name: value.item() for name, value in metrics.items()}
 

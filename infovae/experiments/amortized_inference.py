@@ -49,8 +49,7 @@ class AmortizedInference(Experiment):
             "elbo",
             "log_evidence",
             "mutual_information",
-            "q_mean_minus",
-            "q_mean_plus",
+            "q_separation",
             "q_std_minus",
             "q_std_plus",
         )
