@@ -269,7 +269,7 @@ class PosteriorEvaluation(Settings):
     """The exact posterior of a one-dimensional code, on a grid, beside q(z|x) (paper, amortised inference)."""
 
     z_max: Annotated[float, Field(gt=0, le=100)] = 10.0
-    n_grid: Annotated[int, Field(strict=True, ge=101, le=1_000_001)] = 20_001
+    n_grid: Annotated[int, Field(strict=True, ge=101, le=1_000_001)] = 5001
 
 
 class LikelihoodEvaluation(Settings):

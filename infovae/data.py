@@ -68,7 +68,7 @@ class ImageData:
 
 
 def load(name: str, folder: Path | None = None) -> ImageData:
-    """Load a data set: "mnist", "fashion_mnist", or "digits" (embedded in scikit-learn; needs no source).
+    """Load a data set: "mnist", "fashion_mnist"; "digits" (embedded in scikit-learn) and "two_points" need no source.
 
     A folder that the user names, by `folder` or by the environment variable INFOVAE_DATA, is the only source consulted:
     it holds the four idx files, plain or with the suffix .gz, itself or in a subfolder called `name`. Without one, the
@@ -84,8 +84,10 @@ def load(name: str, folder: Path | None = None) -> ImageData:
     """
     if name == "digits":
         return _load_digits()
+    if name == "two_points":
+        return _make_two_points()
     if name not in _IDX_DATA_SETS:
-        known = [*_IDX_DATA_SETS, "digits"]
+        known = [*_IDX_DATA_SETS, "digits", "two_points"]
         closest = "".join(f" Did you mean {match!r}?" for match in difflib.get_close_matches(str(name), known, n=1))
         raise ValueError(f"unknown data set {name!r}: it must be one of {', '.join(known)}.{closest}")
     files, source = find_files(name, _IDX_DATA_SETS, folder)
@@ -176,6 +178,17 @@ def _load_digits() -> ImageData:
     content = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
     parts = [(images[part], labels[part]) for part in np.split(_fixed_permutation(len(images)), [1000, 1300])]
     return _image_data("digits", parts, [content], "digits embedded in scikit-learn")
+
+
+def _make_two_points() -> ImageData:
+    """Return the toy {-1, +1} as images of one pixel, 0 or 255, which `binarize` leaves as they are.
+
+    Each part holds as many of one as of the other: the data's distribution is known exactly.
+    """
+    labels = [(_fixed_permutation(n) % 2).astype("<i8") for n in (1000, 500, 200)]
+    parts = [((255 * y).astype(np.uint8).reshape(-1, 1, 1), y) for y in labels]
+    content = hashlib.sha256(b"".join(y.tobytes() for y in labels)).hexdigest()
+    return _image_data("two_points", parts, [content], "two points, made by this package")
 
 
 _IDX_DATA_SETS: Mapping[str, IdxDataSet] = {

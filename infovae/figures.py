@@ -5,6 +5,7 @@ One palette and one order for the objectives everywhere; intervals are drawn, an
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
 
 from infovae.config import ObjectiveName
 
@@ -37,6 +39,9 @@ LABELS = {
     "svm_error_sampled": "SVM error on z ~ q(z|x)",
     "reconstruction_nll": "reconstruction, nats",
     "reconstruction_nll_prior": "with z from the prior, nats",
+    "posterior_kl": "KL(q(z|x) ‖ p(z|x)), nats",
+    "marginal_kl": "KL(q(z) ‖ p(z)), nats",
+    "elbo": "ELBO, nats",
     "latent_dim": "latent dimension",
     "receptive_radius": "receptive radius, pixels",
     "n_train": "training images",
@@ -148,6 +153,71 @@ def plot_training(history: pd.DataFrame, runs: pd.DataFrame) -> Figure:
         ax.set_yscale("symlog", linthresh=1e-3)
     axes[0].set_ylabel(LABELS["squared_mmd"])
     _legend(figure, axes[0])
+    return figure
+
+
+def plot_posteriors(runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarray]]) -> Figure:
+    """Return q(z|x), filled, and the true posterior p(z|x), a line, of each objective's first run at each floor.
+
+    A column per objective, a row per floor of the decoder's standard deviation; both x in each panel. The axes of a row
+    are the same.
+
+    Parameters
+    ----------
+    arrays : one mapping per row of `runs`, as a `PosteriorEvaluation` keeps it; empty for a failed run.
+    """
+    found: dict[tuple[float, str], Mapping[str, np.ndarray]] = {}
+    for run, kept in zip(runs.itertuples(), arrays, strict=True):
+        if kept:
+            found.setdefault((float(run.decoder_min_std), str(run.objective)), kept)  # type: ignore[arg-type]
+    floors = sorted(runs["decoder_min_std"].unique(), reverse=True)
+    names = [name for name, _ in _by_objective(runs)]
+    figure = Figure(figsize=(2.3 * len(names), 1.9 * len(floors) + 0.6), layout="constrained")
+    axes = figure.subplots(len(floors), len(names), squeeze=False, sharex=True, sharey="row")
+    for (row, floor), (column, name) in itertools.product(enumerate(floors), enumerate(names)):
+        ax = axes[row, column]
+        ax.set(xlim=(-3.5, 3.5), title=name if row == 0 else None, xlabel="z" if row == len(floors) - 1 else None)
+        if (floor, name) in found:
+            _draw_posteriors(ax, found[floor, name])
+    for ax, floor in zip(axes[:, 0], floors, strict=True):
+        ax.set_ylabel(f"floor {floor:g}\ndensity")
+        ax.set_ylim(bottom=0)  # once all of the row is drawn: it ends the scaling to what is
+    _legend(figure, axes[0, 0])
+    return figure
+
+
+def _draw_posteriors(ax: Axes, kept: Mapping[str, np.ndarray]) -> None:
+    z = kept["z"]
+    for x, q, p, color in zip(("−1", "+1"), kept["q_z_given_x"], kept["p_z_given_x"], _COLORS[6:4:-1], strict=True):
+        ax.fill_between(z, q, color=color, alpha=0.3, lw=0, label=f"q(z|x = {x})")
+        ax.plot(z, p, color=color, lw=1, label=f"p(z|x = {x})")
+    ax.plot(z, kept["q_z"], color="0.2", lw=0.8, ls=":", label="q(z)")
+    ax.plot(z, kept["p_z"], color="0.5", lw=0.6, label="p(z)")
+
+
+def plot_inference(history: pd.DataFrame, runs: pd.DataFrame) -> Figure:
+    """Return posterior KL, ELBO and KL of q(z) to p(z) against the training step: a row per floor, a line per run."""
+    linear_up_to = {"posterior_kl": 1.0, "marginal_kl": 1.0, "elbo": 3.0}  # beyond it logarithmic: training has spikes
+    floors = sorted(runs["decoder_min_std"].unique(), reverse=True)
+    figure = Figure(figsize=(3.4 * len(linear_up_to), 2.3 * len(floors) + 0.5), layout="constrained")
+    axes = figure.subplots(len(floors), len(linear_up_to), squeeze=False, sharex=True, sharey="col")
+    merged = history.merge(runs[["run_id", "objective", "decoder_min_std"]], on="run_id")
+    for row, floor in enumerate(floors):
+        for ax, metric in zip(axes[row], linear_up_to, strict=True):
+            ax.set_yscale("symlog", linthresh=linear_up_to[metric])
+            ticks = [-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100] if metric == "elbo" else [0, 0.2, 0.5, 1, 3, 10, 30]
+            ax.yaxis.set_major_locator(FixedLocator(ticks))
+            ax.yaxis.set_major_formatter("{x:g}")
+            for objective, group in _by_objective(merged[merged["decoder_min_std"] == floor]):
+                for number, (_, run) in enumerate(group.groupby("run_id")):
+                    label = objective if number == 0 else None
+                    ax.plot(run["step"], run[metric], color=PALETTE[objective], lw=1.2, alpha=0.8, label=label)
+            if metric != "elbo":
+                ax.axhline(0, color="0.5", lw=0.6)
+            ax.set_title(LABELS[metric] if row == 0 else "")
+            ax.set_xlabel("training step" if row == len(floors) - 1 else "")
+        axes[row, 0].set_ylabel(f"floor {floor:g}")
+    _legend(figure, axes[0, 0])
     return figure
 
 

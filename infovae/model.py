@@ -17,6 +17,7 @@ from infovae.networks import (
     dense_encoder,
 )
 from infovae.pixelcnn import PixelCNN
+from infovae.scalar import ScalarDecoder, scalar_encoder
 
 
 class Model(nn.Module):
@@ -44,13 +45,15 @@ def build_model(config: RunConfig, image_shape: tuple[int, int]) -> Model:
     ----------
     image_shape : (height, width); for convolutions both must be divisible by 4.
     """
-    encoders = {"conv": conv_encoder, "dense": dense_encoder}
+    encoders = {"conv": conv_encoder, "dense": dense_encoder, "scalar": scalar_encoder}
     # without a code there is nothing to encode, and torch would warn of layers without outputs
     encode = encoders[config.encoder](config.latent_dim, image_shape) if config.latent_dim else None
     encoder = Encoder(encode, config.posterior_std, config.mean_scale, config.latent_dim)
     decoder: Decoder
     if config.decoder == "pixelcnn":
         decoder = PixelCNN(config.latent_dim, config.pixelcnn_channels, config.pixelcnn_layers, config.receptive_radius)
+    elif config.decoder == "scalar":
+        decoder = ScalarDecoder(config.latent_dim, config.decoder_min_std)
     else:
         body = {"conv": conv_decoder, "dense": dense_decoder}[config.decoder]
         decoder = IndependentDecoder(body(config.latent_dim, image_shape))

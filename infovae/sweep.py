@@ -190,13 +190,14 @@ def describe(config: RunConfig | PixelConfig) -> str:
     """Return a run in a few words, for people who wait for it."""
     if isinstance(config, PixelConfig):
         return "pixels"
-    return f"{config.objective} λ={config.lambda_:g} d={config.latent_dim} seed={config.seed}"
+    floor = f" floor={config.decoder_min_std:g}" if config.decoder == "scalar" else ""
+    return f"{config.objective} λ={config.lambda_:g} d={config.latent_dim}{floor} seed={config.seed}"
 
 
 def _train_job(identity: str, config: RunConfig | PixelConfig, rank: int, store: Store) -> Job:
     cost = 0.1
     if isinstance(config, RunConfig):
-        cost = config.steps * config.batch_size * (1.1e-3 if config.decoder == "pixelcnn" else 0.6e-3)
+        cost = config.steps * config.batch_size * {"pixelcnn": 1.1e-3, "scalar": 0.02e-3}.get(config.decoder, 0.6e-3)
     return Job(
         key=f"train-{identity}",
         label=describe(config),

@@ -14,8 +14,10 @@ from torch import Tensor
 from infovae import divergences
 from infovae.config import RunConfig
 from infovae.data import ImageData, binarize, static_binarization
+from infovae.evaluation.posterior import posterior_metrics
 from infovae.model import Model, build_model
 from infovae.objective import Terms, charged_rate, info_vae_loss, make_divergence, make_lambda
+from infovae.scalar import ScalarDecoder
 
 N_LOGGED = 20
 """Rows of a run's history: the only points of the loop at which the host waits for the device."""
@@ -83,7 +85,7 @@ def train(config: RunConfig, data: ImageData, device: torch.device, progress: Pr
             row |= {name: term.item() for name, term in terms._asdict().items()}
             if not math.isfinite(row["loss"]):
                 raise TrainingDiverged(f"loss is {row['loss']} at step {step + 1} of {config.steps}")
-            row |= {"squared_mmd": validation_mmd(model, validation, own_generator)}
+            row |= validation_metrics(model, validation, own_generator)
             row |= {"seconds": time.perf_counter() - start}
             history.append(row)
             if progress:
@@ -123,6 +125,12 @@ def decay(progress: float) -> float:
 def is_logged(step: int, n_steps: int) -> bool:
     """Say whether a step is one of about `N_LOGGED` evenly spaced ones; the last always is."""
     return step + 1 == n_steps or (step + 1) % math.ceil(n_steps / N_LOGGED) == 0
+
+
+def validation_metrics(model: Model, x: Tensor, generator: torch.Generator) -> dict[str, float]:
+    """Return the columns of a logged row that are not terms of the loss; the toy has its exact ones too."""
+    exact = posterior_metrics(model) if isinstance(model.decoder, ScalarDecoder) and model.latent_dim == 1 else {}
+    return {"squared_mmd": validation_mmd(model, x, generator), **exact}
 
 
 @torch.no_grad()

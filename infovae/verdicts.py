@@ -8,6 +8,7 @@ the verdict from being more than inconclusive.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -25,6 +26,9 @@ SOURCES: dict[Status, str] = {"seed": "seed", "checked": "paper", "recalled": "p
 
 EMPTY_CODE = 1.0
 """Nats of I(x;z) below which a code counts as empty: its match with the prior is trivial and decides nothing."""
+
+EMPTY_TOY_CODE = math.log(2) / 2
+"""The same in the toy, whose code can hold no more than log 2: half of that."""
 
 FEW, MANY = 5, 40
 """Latent dimensions up to which the paper's "few" reaches, and from which its "many" starts."""
@@ -145,8 +149,9 @@ def _by_condition(runs: pd.DataFrame, metric: str, dims: Dims = "all", used_only
 
 
 def _used(runs: pd.DataFrame, metric: str) -> pd.Series:
-    """Return a metric, NaN where the code holds less than `EMPTY_CODE` nats."""
-    return runs[metric].where(runs["mutual_information"] >= EMPTY_CODE)
+    """Return a metric, NaN where the code is empty."""
+    threshold = EMPTY_TOY_CODE if set(runs["dataset"]) == {"two_points"} else EMPTY_CODE
+    return runs[metric].where(runs["mutual_information"] >= threshold)
 
 
 def per_seed(values: pd.Series) -> pd.Series:

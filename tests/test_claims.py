@@ -63,7 +63,7 @@ def comparison(squared_mmd: dict[str, float], information: dict[str, float]) -> 
         for dim in (2, 10)
     ]
     names = ["objective", "seed", "latent_dim", "squared_mmd", "mutual_information"]
-    return pd.DataFrame(rows, columns=names).assign(status="done", decoder="pixelcnn")
+    return pd.DataFrame(rows, columns=names).assign(status="done", dataset="mnist", decoder="pixelcnn")
 
 
 def test_best_match_is_judged_against_the_best_rival() -> None:
@@ -119,7 +119,7 @@ def usage(elbo: float, infovae: list[tuple[float, float, float]]) -> pd.DataFram
         rows.append(("elbo", 0.0, 1.0, seed, 4, 5.0 + jitter, 0.0))
         rows += [("mmd", 1.0, lambda_, seed, 12, i + jitter, mmd) for lambda_, i, mmd in infovae]
     names = ["objective", "alpha", "lambda_", "seed", "receptive_radius", "mutual_information", "squared_mmd"]
-    return pd.DataFrame(rows, columns=names).assign(status="done", decoder="pixelcnn")
+    return pd.DataFrame(rows, columns=names).assign(status="done", dataset="mnist", decoder="pixelcnn")
 
 
 def test_information_is_judged_at_the_largest_field_and_not_bought_by_giving_up_the_prior() -> None:
@@ -139,18 +139,20 @@ def toy(posterior_kl: dict[tuple[str, float], float]) -> pd.DataFrame:
         for seed in range(3)
     ]
     names = ["objective", "decoder_min_std", "seed", "posterior_kl"]
-    return pd.DataFrame(rows, columns=names).assign(status="done")
+    return pd.DataFrame(rows, columns=names).assign(status="done", dataset="two_points", mutual_information=0.6)
 
 
 def test_toy_is_judged_at_the_smallest_floor() -> None:
     runs = toy({("elbo", 0.1): 0.1, ("mmd", 0.1): 5.0, ("elbo", 0.01): 4.0, ("mmd", 0.01): 0.2})
-    row = judge(BY_NAME["toy_posterior"], runs)
+    row = judge(BY_NAME["toy_mmd_posterior"], runs)
     assert row["verdict"] == "reproduced" and row["mean"] == pytest.approx((0.2 - 4.0) * 1.01)
     row = judge(BY_NAME["toy_elbo_worsens"], runs)
     assert row["verdict"] == "reproduced" and row["mean"] == pytest.approx((0.1 - 4.0) * 1.01)
     one_floor = runs[runs["decoder_min_std"] == 0.1]
     assert judge(BY_NAME["toy_elbo_worsens"], one_floor)["verdict"] == "not measured"  # one floor shows no growth
-    assert judge(BY_NAME["toy_posterior"], one_floor)["verdict"] == "not reproduced"
+    assert judge(BY_NAME["toy_mmd_posterior"], one_floor)["verdict"] == "not reproduced"
+    empty = runs.assign(mutual_information=0.3)  # of log 2 = 0.69 nats
+    assert judge(BY_NAME["toy_mmd_posterior"], empty)["n_dropped_seeds"] == 3
 
 
 def spread(log_det: dict[tuple[str, int], float]) -> pd.DataFrame:
@@ -161,7 +163,7 @@ def spread(log_det: dict[tuple[str, int], float]) -> pd.DataFrame:
         for seed in range(3)
     ]
     names = ["objective", "n_train", "latent_dim", "seed", "log_det_cov_per_dim_test"]
-    return pd.DataFrame(rows, columns=names).assign(status="done", mutual_information=5.0)
+    return pd.DataFrame(rows, columns=names).assign(status="done", dataset="mnist", mutual_information=5.0)
 
 
 def test_variance_is_judged_with_its_sign_and_at_the_smallest_set() -> None:

@@ -18,6 +18,7 @@ from infovae.sources import IDX_FILES, IdxDataSet, Source, cache_folder
 # that runs on the old split are not taken for runs on the new one.
 PERMUTATION_SHA256 = "2b1481487ab31adbd87211ed7bd4da3313b6891e4fd7b2c3b746ff66c664fa0c"
 DIGITS_CHECKSUM = "db24a44bfbce7e48fc5c48aa227ddf09339cfeefb535917fe16b9c069967e608"
+TWO_POINTS_CHECKSUM = "d656a30033012ffad82001a4ee9567d38405a651f52ea03d475987ec53fb0952"
 MNIST_CHECKSUM = "2ce690bb00b03022dee521e14f754d26c8d50f301e865329ca4d4d56c6fa4827"
 
 N_TRAIN, N_VALIDATION, N_TEST = 240, 40, 30
@@ -101,6 +102,24 @@ def test_digits_are_split_into_disjoint_parts_that_make_up_the_whole() -> None:
     scaled = [np.array([round(v * 255 / 16) for v in image.ravel()], np.uint8).tobytes() for image in original.images]
     assert found == sorted(zip(scaled, original.target.tolist(), strict=True))
     assert digits.checksum == DIGITS_CHECKSUM
+
+
+def test_two_points_are_balanced_shuffled_and_survive_binarisation() -> None:
+    points = data.load("two_points")
+    parts = [
+        (points.train_images, points.train_labels),
+        (points.validation_images, points.validation_labels),
+        (points.test_images, points.test_labels),
+    ]
+    assert [len(images) for images, _ in parts] == [1000, 500, 200]
+    for images, labels in parts:
+        assert images.dtype == torch.uint8 and images.shape[1:] == (1, 1)
+        assert labels.double().mean().item() == 0.5
+        assert torch.equal(images.flatten(), 255 * labels.to(torch.uint8))
+        assert 0.3 < (labels.diff() != 0).double().mean().item() < 0.7  # neither sorted nor alternating
+        x = data.binarize(images, torch.Generator().manual_seed(0))
+        assert torch.equal(x.flatten(), labels.float())
+    assert points.checksum == TWO_POINTS_CHECKSUM
 
 
 def test_digits_need_no_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,7 +9,15 @@ import nbformat
 import pandas as pd
 import pytest
 
-from infovae.config import PROJECT_ROOT, LatentEvaluation, LikelihoodEvaluation, ParameterError, PixelConfig
+from infovae.config import (
+    OBJECTIVES,
+    PROJECT_ROOT,
+    LatentEvaluation,
+    LikelihoodEvaluation,
+    ParameterError,
+    PixelConfig,
+    RunConfig,
+)
 from infovae.experiments import MODULES, aggregate, experiment_class, make_experiment
 from infovae.reproduce import load_profile, parse_assignments, profile_names
 
@@ -23,6 +31,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("latent_usage", {"objective": "elbo"}, "has no divergence"),
     ("latent_usage", {"seeds": "[0"}, "not a list in JSON notation"),
     ("latent_usage", {"decoder": "pixelcn"}, "decoder.*'pixelcnn'"),
+    ("amortized_inference", {"decoder_min_stds": [0.0]}, "decoder_min_stds.0.*greater than 0, got 0.0"),
+    ("amortized_inference", {"decoder_min_std": [0.1]}, "did you mean 'decoder_min_stds'"),
+    ("amortized_inference", {"dataset": "mnist"}, "dataset.*'two_points', got 'mnist'"),
+    ("amortized_inference", {"n_train": 1001}, "n_train must be at most 1000 for two_points"),
+    ("divergence_comparison", {"dataset": "two_points"}, "encoder 'scalar' and decoder 'scalar' are for"),
     ("divergence_comparison", {"seeds": []}, "seeds.*at least 1 item"),
     ("divergence_comparison", {"seeds": [0, 0]}, "0 is repeated"),
     ("divergence_comparison", {"seeds": 0}, "seeds.*valid tuple"),
@@ -83,7 +96,7 @@ def test_likelihood_anneals_cheap_decoders_only_and_has_one_control() -> None:
     controls = [task for task in tasks if task.config.objective == "unconditional"]
     assert len(tasks) == 5 * 3 + 1 and len(controls) == 1
     assert {task.config.binarization for task in tasks if not isinstance(task.config, PixelConfig)} == {"static"}
-    for config, evaluations in tasks:
+    for config, evaluations, _ in tasks:
         assert not isinstance(config, PixelConfig)
         (likelihood,) = [e for e in evaluations if isinstance(e, LikelihoodEvaluation)]
         assert (likelihood.n_annealed > 0) == (config.decoder != "pixelcnn")
@@ -106,6 +119,23 @@ def test_papers_likelihoods_stand_apart_with_their_status_and_only_beside_their_
     assert {"nll_1", "nll_10", "nll_100"} <= set(table.columns) and "nll_1000" not in table
     digits = make_experiment("log_likelihood", {"dataset": "digits", "n_train": 1000})
     assert digits.table(runs)[column].isna().all()
+
+
+def test_toy_has_alpha_0_the_papers_lambda_and_the_presets_weights() -> None:
+    configs = [task.config for task in make_experiment("amortized_inference", {"seeds": [0]}).grid()]
+    weights = {c.objective: (c.rate_weight, c.divergence_weight) for c in configs if isinstance(c, RunConfig)}
+    assert weights == {"elbo": (1, 0), "mmd": (1, 499), "mmd_annealed": (1, 300), "stein": (1, 50), "jensen": (1, 1)}
+    assert all((c.latent_dim, c.encoder, c.decoder) == (1, "scalar", "scalar") for c in configs)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("objective", sorted(set(OBJECTIVES) - {"unconditional"}))
+def test_toy_accepts_every_objective_that_has_a_code(objective: str) -> None:
+    (task,) = make_experiment(
+        "amortized_inference", {"objectives": [objective], "seeds": [0], "decoder_min_stds": [0.1]}
+    ).grid()
+    assert isinstance(task.config, RunConfig)
+    preset = RunConfig(objective=objective)  # type: ignore[arg-type]
+    assert task.config.divergence_weight == pytest.approx(499 if objective == "mmd" else preset.divergence_weight)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "infovae"
 LAYERS = [
-    ["config", "parsers", "sources", "data", "networks", "pixelcnn", "model", "divergences", "adversarial"],
+    ["config", "parsers", "sources", "data", "networks", "pixelcnn", "scalar", "model", "divergences", "adversarial"],
     ["objective"],
     ["training", "evaluation"],
     ["store", "worker", "sweep"],

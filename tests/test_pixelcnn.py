@@ -32,6 +32,7 @@ def masked_forward(decoder: PixelCNN, x: Tensor, z: Tensor) -> Tensor:
         return F.conv2d(x, weight, conv.bias, padding="same")
 
     reach = decoder.reach
+    assert decoder.from_z is not None
     shifts = decoder.from_z(z).view(len(z), 2, decoder.n_layers + 1, decoder.n_channels, 1, 1)
     v = (layer(x, decoder.rows_above, reach + 1, 0) + shifts[:, 0, 0]).relu()
     for i, conv in enumerate(decoder.vertical):

@@ -8,9 +8,11 @@ import torch
 from conftest import tiny
 from safetensors.torch import load, save
 
+from infovae import data
 from infovae.config import OBJECTIVES, LatentEvaluation, RunConfig
 from infovae.data import ImageData
 from infovae.evaluation import evaluate
+from infovae.evaluation.posterior import posterior_metrics
 from infovae.model import build_model
 from infovae.objective import lambda_at
 from infovae.training import N_LOGGED, TrainingDiverged, batches, choose_device, decay, is_logged, train
@@ -125,6 +127,22 @@ def test_bfloat16_networks_train_float32_parameters(objective: str, digits: Imag
     assert half.history[-1]["nll"] != full.history[-1]["nll"]
     assert half.history[-1]["nll"] == pytest.approx(full.history[-1]["nll"], rel=0.02)
     assert half.history[-1]["nll"] < half.history[0]["nll"]
+
+
+def test_history_of_the_toy_has_its_exact_numbers() -> None:
+    config = RunConfig(
+        dataset="two_points",
+        encoder="scalar",
+        decoder="scalar",
+        latent_dim=1,
+        n_train=100,
+        steps=20,
+        learning_rate=3e-4,
+    )
+    trained = train(config, data.load("two_points"), CPU)
+    exact = posterior_metrics(trained.model)
+    assert exact.items() <= trained.history[-1].items()
+    assert exact["elbo"] == pytest.approx(-trained.history[-1]["loss"], abs=0.2)  # a batch and a draw apart
 
 
 def test_progress_is_told(digits: ImageData) -> None:

@@ -14,6 +14,7 @@ from infovae.config import (
     LatentEvaluation,
     LikelihoodEvaluation,
     PixelConfig,
+    PosteriorEvaluation,
     RunConfig,
     SampleEvaluation,
     SemiSupervisedEvaluation,
@@ -55,6 +56,8 @@ def evaluate(
         return _evaluate_semi_supervised(evaluation, config, model, data, generator)
     if isinstance(config, PixelConfig) or isinstance(model, PixelModel):
         raise TypeError(f"{type(evaluation).__name__} needs a trained model, the pixel baseline has none")
+    if isinstance(evaluation, PosteriorEvaluation):
+        return _evaluate_posterior(evaluation, model)
     if isinstance(evaluation, LatentEvaluation):
         return _evaluate_latent(evaluation, config, model, data, generator)
     if isinstance(evaluation, LikelihoodEvaluation):
@@ -227,6 +230,14 @@ def _evaluate_samples(
         metrics["reconstruction_nll_real"] = entropy_per_pixel * grey[0].numel()
         arrays |= {f"mean_{name}": means[name][:50].cpu().numpy() for name in ("samples", "reconstructions")}
     return metrics, arrays
+
+
+def _evaluate_posterior(evaluation: PosteriorEvaluation, model: Model) -> Evaluated:
+    from infovae.evaluation import posterior
+
+    metrics = posterior.posterior_metrics(model, evaluation.z_max, evaluation.n_grid)
+    kept = posterior.posterior_densities(model)
+    return metrics, {name: tensor.float().numpy() for name, tensor in kept.items()}
 
 
 def _evaluate_semi_supervised(

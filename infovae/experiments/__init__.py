@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from infovae.config import (
+    OBJECTIVES,
     Alpha,
     Count,
     Dataset,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from infovae.sweep import Task
 
 MODULES = {
+    "amortized_inference": "AmortizedInference",
     "variance_overestimation": "VarianceOverestimation",
     "divergence_comparison": "DivergenceComparison",
     "semi_supervised": "SemiSupervised",
@@ -72,6 +74,7 @@ Alphas = Annotated[tuple[Alpha, ...], *_LIST]
 Lambdas = Annotated[tuple[Lambda, ...], *_LIST]
 TrainingSizes = Annotated[tuple[Annotated[Count, Field(ge=2)], ...], *_LIST]
 Decoders = Annotated[tuple[Decoder, ...], *_LIST]
+MinStds = Annotated[tuple[Positive, ...], *_LIST]
 Radii = Annotated[tuple[Annotated[int, Field(strict=True, ge=2, le=28)], ...], *_LIST]
 
 
@@ -109,7 +112,7 @@ class Experiment(Settings):
         return self.model_dump(include={"dataset", "n_train", "steps", "batch_size", "learning_rate"})
 
 
-N_TRAIN_MAX = {"mnist": 50_000, "fashion_mnist": 50_000, "digits": 1000}
+N_TRAIN_MAX = {"mnist": 50_000, "fashion_mnist": 50_000, "digits": 1000, "two_points": 1000}
 
 
 def check_data_size(config: RunConfig) -> None:
@@ -133,6 +136,18 @@ def make_experiment(name: str, parameters: dict[str, Any]) -> Experiment:
         return cls(**parameters)
     except ValidationError as error:
         raise ParameterError(explain(error, cls)) from error
+
+
+def weights_at(objective: ObjectiveName, alpha: float, lambda_of_mmd: float) -> dict[str, Any]:
+    """Return alpha and lambda_ of an objective at that alpha, where the paper has a lambda_ of its own for MMD.
+
+    Every other divergence keeps the weight lambda_ + alpha - 1 of its preset. Without a divergence nothing changes.
+    """
+    preset = OBJECTIVES[objective]
+    if preset["divergence"] == "none":
+        return {}
+    kept = preset["lambda_"] + preset["alpha"] - alpha
+    return {"alpha": alpha, "lambda_": lambda_of_mmd if objective == "mmd" else kept}
 
 
 def product(**choices: Iterable[Any]) -> list[dict[str, Any]]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
 from infovae.config import (
-    OBJECTIVES,
     Alpha,
     Count,
     Decoder,
@@ -16,7 +15,7 @@ from infovae.config import (
     RunConfig,
     SampleEvaluation,
 )
-from infovae.experiments import Experiment, LatentDims, Objectives, TrainingSizes, aggregate, product
+from infovae.experiments import Experiment, LatentDims, Objectives, TrainingSizes, aggregate, product, weights_at
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,8 +26,7 @@ if TYPE_CHECKING:
 class VarianceOverestimation(Experiment):
     """Each objective on nested training sets of growing size, with a decoder of independent pixels.
 
-    alpha is that of every objective with a divergence, 0 in the paper; lambda_ is the objective's own, raised where the
-    weight of the divergence, lambda_ + alpha - 1, would otherwise be less than 1.
+    alpha is that of every objective with a divergence, 0 in the paper; see `weights_at` for lambda_.
     """
 
     name: ClassVar[str] = "variance_overestimation"
@@ -40,7 +38,7 @@ class VarianceOverestimation(Experiment):
         "hence the small ones many more epochs."
     )
 
-    objectives: Objectives = ("elbo", "mmd")
+    objectives: Objectives = ("elbo", "mmd", "mmd_annealed")
     alpha: Alpha = 0.0
     latent_dims: LatentDims = (2, 10)
     n_trains: TrainingSizes = (500, 50_000)
@@ -60,7 +58,12 @@ class VarianceOverestimation(Experiment):
         )
         return [
             Task(
-                RunConfig(**choice, **self._weights(choice["objective"]), **self.budget, decoder=self.decoder),
+                RunConfig(
+                    **choice,
+                    **weights_at(choice["objective"], self.alpha, lambda_of_mmd=1000.0),
+                    **self.budget,
+                    decoder=self.decoder,
+                ),
                 (LatentEvaluation(), samples, likelihood),
             )
             for choice in choices
@@ -89,9 +92,3 @@ class VarianceOverestimation(Experiment):
             "class_cross_entropy_real",
         )
         return aggregate(runs, ("latent_dim", "objective", "n_train"), metrics)
-
-    def _weights(self, objective: str) -> dict[str, Any]:
-        preset = OBJECTIVES[objective]
-        if preset["divergence"] == "none":
-            return {}
-        return {"alpha": self.alpha, "lambda_": max(preset["lambda_"], 2 - self.alpha)}
