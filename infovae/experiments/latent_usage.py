@@ -28,7 +28,7 @@ class LatentUsage(Experiment):
     objective: ObjectiveName = "mmd_annealed"
     alphas: Alphas = (0.0, 1.0)
     lambdas: Lambdas = (300.0,)
-    receptive_radii: Radii = (4, 8, 12)
+    receptive_radii: Radii = (4, 8)
     latent_dim: LatentDim = 10
     decoder: Decoder = "pixelcnn"
     n_train: Count = 50_000

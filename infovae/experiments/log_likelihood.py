@@ -36,11 +36,11 @@ class LogLikelihood(Experiment):
         "the end. A mean over few test images has the sampling error given as nll_std_error."
     )
 
-    objectives: Objectives = ("elbo", "mmd", "mmd_annealed", "stein", "jensen", "unconditional")
+    objectives: Objectives = ("elbo", "mmd", "stein", "jensen", "unconditional")
     decoders: Decoders = ("pixelcnn", "dense")
     latent_dim: LatentDim = 5
     n_train: Count = 50_000
-    n_images: Annotated[int, Field(strict=True, ge=2, le=10_000)] = 100
+    n_images: Annotated[int, Field(strict=True, ge=2, le=10_000)] = 50
     n_draws: Draws = 100
     fit_steps: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 100
     n_annealed: Annotated[int, Field(strict=True, ge=0, le=10_000)] = 8

@@ -38,14 +38,14 @@ class VarianceOverestimation(Experiment):
         "hence the small ones many more epochs."
     )
 
-    objectives: Objectives = ("elbo", "mmd", "mmd_annealed")
+    objectives: Objectives = ("elbo", "mmd")
     alpha: Alpha = 0.0
     latent_dims: LatentDims = (2, 10)
     n_trains: TrainingSizes = (500, 50_000)
     decoder: Decoder = "conv"
-    steps: Count = 600
+    steps: Count = 500
     n_samples: Annotated[int, Field(strict=True, ge=10, le=100_000)] = 1000
-    n_likelihood: Annotated[int, Field(strict=True, ge=2, le=10_000)] = 100
+    n_likelihood: Annotated[int, Field(strict=True, ge=2, le=10_000)] = 50
 
     def grid(self) -> list[Task]:
         """Return one run per seed, dimension, size and objective, with codes, samples and likelihood evaluated."""
