@@ -107,8 +107,11 @@ def plot_by_size(table: pd.DataFrame, runs: pd.DataFrame, metrics: Mapping[str, 
             ax.axhline(0, color="0.5", lw=0.6)
             ax.set(xscale="log", title=f"{title}, {dim:g} dimensions")
             _span(ax, [*runs[runs["latent_dim"] == dim][metric].dropna(), 0.0])
+    sizes = sorted(table["n_train"].unique())
     for ax in axes[-1]:
         ax.set_xlabel("training images")
+        ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        ax.minorticks_off()
     _legend(figure, axes[0][0])
     return figure
 

@@ -94,7 +94,7 @@ def test_likelihood_anneals_cheap_decoders_only_and_has_one_control() -> None:
     experiment = make_experiment("log_likelihood", {"decoders": ["pixelcnn", "conv", "dense"], "seeds": [0]})
     tasks = experiment.grid()
     controls = [task for task in tasks if task.config.objective == "unconditional"]
-    assert len(tasks) == 5 * 3 + 1 and len(controls) == 1
+    assert len(tasks) == 4 * 3 + 1 and len(controls) == 1
     assert {task.config.binarization for task in tasks if not isinstance(task.config, PixelConfig)} == {"static"}
     for config, evaluations, _ in tasks:
         assert not isinstance(config, PixelConfig)
