@@ -16,7 +16,7 @@ export INFOVAE_WORKERS := $(WORKERS)
 # Modules are compiled when they are first imported and kept so; pip would spend a minute on compiling them all.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install data reproduce run report lint test lab clean
+.PHONY: help install data reproduce run report verify lint test lab clean
 
 ## List the targets
 help:
@@ -52,6 +52,10 @@ run: .venv/installed
 ## Rebuild tables, claims and pages of results/PROFILE, without training
 report: .venv/installed
 	$(RUN) report --profile "$$PROFILE"
+
+## Train PROFILE again from an empty store and compare with the committed results
+verify: .venv/installed
+	$(RUN) verify --profile "$$PROFILE"
 
 ## Check style and types
 lint: .venv/installed

@@ -105,6 +105,22 @@ def run(experiment: str, parameters: tuple[str, ...], profile: str | None) -> No
 
 @main.command()
 @PROFILE
+def verify(profile: str) -> None:
+    """Train a profile again from an empty store and compare with the committed results/PROFILE."""
+    from infovae import reproduce as work
+
+    work.load_profile(profile)
+    comparisons, problems = work.verify(profile)
+    for comparison in comparisons:
+        click.echo(comparison)
+    different = [comparison for comparison in comparisons if comparison.outcome == "different"]
+    click.echo(f"{len(comparisons) - len(different)} of {len(comparisons)} conditions agree")
+    if problems or different:
+        raise click.ClickException("\n".join([*problems, f"{len(different)} conditions differ"]))
+
+
+@main.command()
+@PROFILE
 def report(profile: str) -> None:
     """Rebuild tables, claims and pages of results/PROFILE from its runs.csv files, without training."""
     from infovae import reproduce as work

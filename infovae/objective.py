@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from infovae import adversarial, divergences
 from infovae.config import RunConfig, divergence_weight
@@ -92,7 +92,7 @@ def make_lambda(config: RunConfig, device: torch.device) -> ChooseLambda:
     return lambda step, divergence: lambda_at(config, step)
 
 
-class AdaptiveLambda:
+class AdaptiveLambda(nn.Module):
     """Steers lambda_ so that the squared MMD of a batch, a V-statistic, stays at `mmd_target` times its null level.
 
     DEVIATION: the paper's lambda_ is constant. After each step log lambda_ grows by
@@ -109,6 +109,7 @@ class AdaptiveLambda:
     """Weight of the past in the mean: about the last 20 batches, over which a null MMD's own spread averages out."""
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:
+        super().__init__()
         if config.mmd_target is None or config.lambda_start is None:
             raise ValueError(f"mmd_target={config.mmd_target} and lambda_start={config.lambda_start}: both are needed")
         generator = torch.Generator(device).manual_seed(0)  # of its own: the null level is the same for every run
@@ -118,10 +119,12 @@ class AdaptiveLambda:
         self.target = config.mmd_target * divergences.squared_mmd_v_null(n, config.latent_dim, kernel, generator)
         self.range = math.log(config.lambda_start), math.log(config.lambda_)
         self.gain = (self.range[1] - self.range[0]) / (config.lambda_warmup * config.steps)
-        self.mean = torch.tensor(self.target, device=device)
-        self.log_lambda = torch.tensor(self.range[0], device=device)
+        self.mean: Tensor
+        self.log_lambda: Tensor
+        self.register_buffer("mean", torch.tensor(self.target, device=device))
+        self.register_buffer("log_lambda", torch.tensor(self.range[0], device=device))
 
-    def __call__(self, step: int, divergence: Tensor) -> Tensor:
+    def forward(self, step: int, divergence: Tensor) -> Tensor:
         """Return lambda_ for this batch, a scalar on the device, then learn from its squared MMD."""
         lambda_ = self.log_lambda.exp().clamp(math.exp(self.range[0]), math.exp(self.range[1]))
         self.mean = torch.lerp(divergence.detach(), self.mean, self.MEMORY)
@@ -142,7 +145,7 @@ def make_divergence(config: RunConfig, device: torch.device) -> Divergence:
     return {**makers, "sliced_wasserstein": _sliced_wasserstein}[config.divergence](config)
 
 
-class Adversary:
+class Adversary(nn.Module):
     """A critic of codes with an optimiser of its own; the model's optimiser never touches it.
 
     Called once per training step: it first improves the critic on detached codes, then returns the loss of the codes
@@ -150,6 +153,7 @@ class Adversary:
     """
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:
+        super().__init__()
         self.config = config
         self.critic = build_critic(config.latent_dim).to(device)
         # beta_1 = 0.5: the usual choice for adversarial training (Radford et al. 2016)
@@ -157,7 +161,7 @@ class Adversary:
             self.critic.parameters(), lr=config.critic_learning_rate, betas=(0.5, 0.9), fused=True
         )
 
-    def __call__(self, z: Tensor, q_z_given_x: Gaussian, generator: torch.Generator) -> Tensor:
+    def forward(self, z: Tensor, q_z_given_x: Gaussian, generator: torch.Generator) -> Tensor:
         """Train the critic, then return the loss of the codes z (n, latent_dim) under it."""
         for _ in range(self.config.critic_steps):
             loss = self._critic_loss(_draw_prior(z, generator), z.detach(), generator)

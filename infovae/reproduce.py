@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from infovae import __version__
 from infovae.config import PROJECT_ROOT, ParameterError, unknown_name
 from infovae.experiments import MODULES, Experiment, make_experiment
+
+if TYPE_CHECKING:
+    from infovae.verify import Comparison
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +104,33 @@ def reproduce(profile: str, folder: Path) -> list[str]:
     except NotebookError as error:
         problems.append(str(error))
     return problems
+
+
+def verify(profile: str) -> tuple[list[Comparison], list[str]]:
+    """Reproduce a profile from an empty store, in a folder of its own, and compare it with the committed results.
+
+    Returns
+    -------
+    One comparison per condition, and what went wrong on the way, one line each.
+    """
+    import tempfile
+
+    from infovae.notebooks import results_root
+    from infovae.verify import compare
+
+    committed = results_root() / profile
+    if not (committed / "claims.csv").is_file():
+        raise ParameterError(f"{committed} holds no results to compare with: run `make reproduce PROFILE={profile}`")
+    with tempfile.TemporaryDirectory(prefix="infovae-verify-") as folder:
+        stores = {"INFOVAE_STORE": f"{folder}/store", "INFOVAE_RESULTS": f"{folder}/results"}
+        before = {name: os.environ.get(name) for name in stores}
+        os.environ.update(stores)  # the notebooks' kernels inherit them
+        try:
+            problems = reproduce(profile, Path(folder) / "results" / profile)
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+        return compare(committed, Path(folder) / "results" / profile), problems
 
 
 def run_experiment(name: str, parameters: dict[str, Any], folder: Path) -> tuple[Experiment, Path]:

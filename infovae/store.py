@@ -2,6 +2,7 @@
 
     STORE/runs/<run id>/record.json          configuration, history, seconds; written last: its presence means "done"
     STORE/runs/<run id>/model.safetensors    weights
+    STORE/runs/<run id>/checkpoint-<step>-<sum>.safetensors     the state of a run in progress
     STORE/runs/<run id>/<evaluation>.json    the numbers of one evaluation
     STORE/runs/<run id>/<evaluation>.safetensors    its arrays: samples, codes
     STORE/classifiers/<id>.safetensors
@@ -49,6 +50,27 @@ class Store:
         record = {"config": config.model_dump(mode="json"), "weights_sha256": digest, **training}
         write_atomically(folder / "model.safetensors", weights)
         write_atomically(folder / "record.json", to_json(record))
+        for checkpoint in folder.glob("checkpoint-*"):
+            checkpoint.unlink(missing_ok=True)
+
+    def save_checkpoint(self, run_id: str, step: int, state: bytes) -> None:
+        """Keep the state of a run in progress after `step` steps, in place of the one before."""
+        folder = self._run(run_id)
+        path = folder / f"checkpoint-{step:09d}-{_sha256(state)[:16]}.safetensors"
+        write_atomically(path, state)
+        for older in folder.glob("checkpoint-*"):
+            if older != path:
+                older.unlink(missing_ok=True)
+
+    def load_checkpoint(self, run_id: str) -> tuple[int, bytes] | None:
+        """Return the latest state of a run in progress and its number of steps, None if there is none that is whole."""
+        for path in sorted(self._run(run_id).glob("checkpoint-*.safetensors"), reverse=True):
+            state = _read(path)
+            _, step, digest = path.stem.split("-")
+            if state is not None and _sha256(state).startswith(digest):
+                return int(step), state
+            log.warning("the checkpoint of run %s is damaged: going back", run_id)
+        return None
 
     def load_run(self, run_id: str) -> dict[str, Any] | None:
         """Return the record of a finished run, None if there is none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -41,7 +41,7 @@ Progress = Callable[[int, float], None]
 
 
 def train(config: RunConfig, data: ImageData, device: torch.device, progress: Progress | None = None) -> Trained:
-    """Train the model of `config`.
+    """Train the model of `config` from its first step to its last.
 
     The result depends on the configuration, the data and the kind of device alone: on the CPU it is computed by one
     thread, whatever else runs beside it.
@@ -51,46 +51,83 @@ def train(config: RunConfig, data: ImageData, device: torch.device, progress: Pr
     TrainingDiverged
         When the loss is not finite at a logged step.
     """
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    torch.manual_seed(config.seed)
-    generator = torch.Generator(device).manual_seed(config.seed)
-    images = training_images(config, data).to(device)
-    own_generator = torch.Generator(device).manual_seed(config.seed + 2_000_003)  # looking must not change the run
-    validation = binarize(data.validation_images[:N_VALIDATION].to(device), own_generator)
-    model = build_model(config, (images.shape[1], images.shape[2])).to(device)
-    divergence, choose_lambda = make_divergence(config, device), make_lambda(config, device)
-    bfloat16 = config.precision == "bfloat16"
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+    run = Training(config, data, device)
+    run.advance(config.steps, progress)
+    return Trained(run.model.eval(), run.history, run.seconds)
 
-    history: list[dict[str, float]] = []
-    start = time.perf_counter()
-    for step, batch in enumerate(batches(images, config, generator)):
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * decay(step / config.steps)
-        x = binarize(batch, generator)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            q_z_given_x = model.encoder(x)
-            z = q_z_given_x.sample(generator)
-            nll = -model.decoder.log_prob(x, z).mean()
-        terms = Terms(nll, rate=q_z_given_x.kl().mean(), divergence=divergence(z, q_z_given_x, generator))
-        lambda_ = choose_lambda(step, terms.divergence)
-        charged = terms._replace(rate=charged_rate(q_z_given_x, config.free_bits))  # the history has the true rate
-        loss = info_vae_loss(charged, config.alpha, lambda_)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if is_logged(step, config.steps):  # note: these lines wait for the device, the rest of the loop does not
-            row = {"step": step + 1, "loss": loss.item(), "lambda_": float(lambda_)}
-            row |= {name: term.item() for name, term in terms._asdict().items()}
-            if not math.isfinite(row["loss"]):
-                raise TrainingDiverged(f"loss is {row['loss']} at step {step + 1} of {config.steps}")
-            row |= validation_metrics(model, validation, own_generator)
-            row |= {"seconds": time.perf_counter() - start}
-            history.append(row)
-            if progress:
-                progress(step + 1, row["loss"])
-    return Trained(model.eval(), history, time.perf_counter() - start)
+
+class Training:
+    """A run in progress: its model, optimiser, random streams, place in the data and history.
+
+    It may stop after any step and go on elsewhere, to the same bits: see `infovae.checkpoint`.
+    """
+
+    def __init__(self, config: RunConfig, data: ImageData, device: torch.device) -> None:
+        if device.type == "cpu":
+            torch.set_num_threads(1)
+        torch.manual_seed(config.seed)
+        self.config, self.device = config, device
+        self.generator = torch.Generator(device).manual_seed(config.seed)
+        images = training_images(config, data).to(device)
+        self.own_generator = torch.Generator(device).manual_seed(config.seed + 2_000_003)  # looking changes no run
+        self.validation = binarize(data.validation_images[:N_VALIDATION].to(device), self.own_generator)
+        self.model = build_model(config, (images.shape[1], images.shape[2])).to(device)
+        self.divergence, self.choose_lambda = make_divergence(config, device), make_lambda(config, device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate, fused=True)
+        self.batches = Batches(images, config.batch_size, self.generator)
+        self.step, self.seconds = 0, 0.0
+        self.history: list[dict[str, float]] = []
+
+    def advance(self, until: int, progress: Progress | None = None) -> None:
+        """Train until `until` steps are done."""
+        config, model, generator = self.config, self.model, self.generator
+        bfloat16 = config.precision == "bfloat16"
+        start = time.perf_counter() - self.seconds
+        for step in range(self.step, until):
+            for group in self.optimizer.param_groups:
+                group["lr"] = config.learning_rate * decay(step / config.steps)
+            x = binarize(self.batches.draw(), generator)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
+                q_z_given_x = model.encoder(x)
+                z = q_z_given_x.sample(generator)
+                nll = -model.decoder.log_prob(x, z).mean()
+            terms = Terms(nll, rate=q_z_given_x.kl().mean(), divergence=self.divergence(z, q_z_given_x, generator))
+            lambda_ = self.choose_lambda(step, terms.divergence)
+            charged = terms._replace(rate=charged_rate(q_z_given_x, config.free_bits))  # the history has the true rate
+            loss = info_vae_loss(charged, config.alpha, lambda_)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            if is_logged(step, config.steps):  # note: these lines wait for the device, the rest of the loop does not
+                row = {"step": step + 1, "loss": loss.item(), "lambda_": float(lambda_)}
+                row |= {name: term.item() for name, term in terms._asdict().items()}
+                if not math.isfinite(row["loss"]):
+                    raise TrainingDiverged(f"loss is {row['loss']} at step {step + 1} of {config.steps}")
+                row |= validation_metrics(model, self.validation, self.own_generator)
+                self.history.append(row | {"seconds": time.perf_counter() - start})
+                if progress:
+                    progress(step + 1, row["loss"])
+        self.step, self.seconds = until, time.perf_counter() - start
+
+
+class Batches:
+    """Batches of images without end, each epoch in a fresh order, without leaving the device.
+
+    Images that do not fill a batch are left out of that epoch.
+    """
+
+    def __init__(self, images: Tensor, batch_size: int, generator: torch.Generator) -> None:
+        self.images, self.generator = images, generator
+        self.size = min(batch_size, len(images))
+        self.order, self.first = torch.empty(0, dtype=torch.long, device=images.device), len(images)
+
+    def draw(self) -> Tensor:
+        """Return the next batch, (size, H, W)."""
+        n = len(self.images)
+        if self.first + self.size > n:
+            self.order, self.first = torch.randperm(n, generator=self.generator, device=self.images.device), 0
+        self.first += self.size
+        return self.images[self.order[self.first - self.size : self.first]]
 
 
 def training_images(config: RunConfig, data: ImageData) -> Tensor:
@@ -99,19 +136,6 @@ def training_images(config: RunConfig, data: ImageData) -> Tensor:
         raise ValueError(f"n_train must be at most {len(data.train_images)} for {data.name}, got {config.n_train}")
     images = data.train_images[: config.n_train]
     return static_binarization(images, seed=0) if config.binarization == "static" else images
-
-
-def batches(images: Tensor, config: RunConfig, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield `config.steps` batches of images, each epoch in a fresh order, without leaving the device."""
-    n, size = len(images), min(config.batch_size, len(images))
-    done = 0
-    while True:
-        order = torch.randperm(n, generator=generator, device=images.device)
-        for first in range(0, n - size + 1, size):
-            if done == config.steps:
-                return
-            done += 1
-            yield images[order[first : first + size]]
 
 
 def decay(progress: float) -> float:

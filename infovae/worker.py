@@ -16,22 +16,38 @@ if TYPE_CHECKING:
     import torch
 
     from infovae.data import ImageData
+    from infovae.training import Training
 
 PROGRESS_TOPIC = "infovae-progress"
 
 
-def train(config: RunConfig | PixelConfig, data: ImageData) -> tuple[bytes, dict[str, Any]]:
-    """Train a model; return its weights in safetensors format, and its history and seconds."""
+def train(config: RunConfig | PixelConfig, data: ImageData, state: bytes | None = None) -> tuple[bytes, dict[str, Any]]:
+    """Train a model, from `state` on if given; return its weights in safetensors format, its history and seconds."""
     from safetensors.torch import save
-
-    from infovae import training
 
     if isinstance(config, PixelConfig):
         return save({}), {"history": [], "train_seconds": 0.0}
-    report = _reporter(config.steps)
-    trained = training.train(config, data, _worker_device(), report)
-    state = {name: tensor.contiguous() for name, tensor in trained.model.state_dict().items()}
-    return save(state), {"history": trained.history, "train_seconds": trained.train_seconds}
+    run = _advance(config, data, config.steps, state)
+    weights = {name: tensor.contiguous() for name, tensor in run.model.state_dict().items()}
+    return save(weights), {"history": run.history, "train_seconds": run.seconds}
+
+
+def train_until(config: RunConfig, data: ImageData, until: int, state: bytes | None = None) -> bytes:
+    """Train the first `until` steps, from `state` on if given; return the state of the run in progress."""
+    from infovae import checkpoint
+
+    return checkpoint.to_bytes(_advance(config, data, until, state))
+
+
+def _advance(config: RunConfig, data: ImageData, until: int, state: bytes | None) -> Training:
+    from infovae import checkpoint
+    from infovae.training import Training
+
+    run = Training(config, data, _worker_device())
+    if state is not None:
+        checkpoint.restore(run, state)
+    run.advance(until, _reporter(run.step, until))
+    return run
 
 
 def evaluate(
@@ -70,20 +86,21 @@ def train_classifier(config: ClassifierConfig, data: ImageData) -> bytes:
         learning_rate=config.learning_rate,
         seed=config.seed,
         device=_worker_device(),
-        progress=_reporter(config.steps),
+        progress=_reporter(0, config.steps),
     )
     return save({name: tensor.contiguous() for name, tensor in classifier.state_dict().items()})
 
 
-def _reporter(n_steps: int) -> Callable[[int, float], None]:
-    """Return a function that tells the driver how far this worker's job is."""
+def _reporter(first: int, until: int) -> Callable[[int, float], None]:
+    """Return a function that tells the driver how far this worker's job, the steps from `first` to `until`, is."""
     from distributed import get_worker
     from distributed.worker import thread_state
 
     worker, key = get_worker(), getattr(thread_state, "key", "")
 
     def report(step: int, loss: float) -> None:
-        worker.log_event(PROGRESS_TOPIC, {"key": key, "share": step / n_steps, "step": step, "loss": loss})
+        share = (step - first) / (until - first)
+        worker.log_event(PROGRESS_TOPIC, {"key": key, "share": share, "step": step, "loss": loss})
 
     return report
 

@@ -4,12 +4,27 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from conftest import tiny
 
 from infovae import sweep as sweep_module
+from infovae.checkpoint import to_bytes
 from infovae.config import ClassifierConfig, LatentEvaluation, PixelConfig, SampleEvaluation, SemiSupervisedEvaluation
 from infovae.store import Store
-from infovae.sweep import Task, collect, collect_history, count_workers, load_arrays, merge, plan, sweep
+from infovae.sweep import (
+    Task,
+    checkpoint_seconds,
+    collect,
+    collect_history,
+    count_workers,
+    load_arrays,
+    load_data,
+    merge,
+    plan,
+    sweep,
+    task_id,
+)
+from infovae.training import Training
 
 LATENT = LatentEvaluation(n_images=200, n_likelihood=50)
 SAMPLES = SampleEvaluation(classifier=ClassifierConfig(dataset="digits", steps=20), n_samples=20)
@@ -78,6 +93,45 @@ def test_classifier_is_planned_once_for_all_who_need_it(store: Store) -> None:
     jobs = plan([Task(tiny(seed=seed), (SAMPLES,)) for seed in range(3)], store)
     assert sum(key.startswith("classifier") for key in jobs) == 1
     assert len(jobs) == 7
+
+
+def test_run_in_pieces_is_the_run_in_one_piece(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = [Task(tiny(steps=40, objective="jensen"), (LATENT,))]
+    whole = sweep(tasks, Store(tmp_path / "other"))
+    monkeypatch.setenv("INFOVAE_CHECKPOINT_SECONDS", "0.2")
+    jobs = plan(tasks, store)
+    assert [job.arguments.get("until") for job in jobs.values()] == [11, 22, 33, None, None]
+    pieces = sweep(tasks, store)
+    pd.testing.assert_frame_equal(pieces.drop(columns=VOLATILE), whole.drop(columns=VOLATILE))
+    assert not list(store.root.rglob("checkpoint-*"))  # a finished run has none
+
+
+def test_run_goes_on_from_its_last_whole_checkpoint(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFOVAE_CHECKPOINT_SECONDS", "0.2")
+    config = tiny(steps=40)
+    first = next(iter(plan([Task(config)], store).values()))
+    run = Training(config, load_data("digits"), torch.device("cpu"))
+    run.advance(first.arguments["until"])
+    first.save(to_bytes(run))
+    assert [job.arguments.get("until") for job in plan([Task(config)], store).values()] == [22, 33, None]
+    assert sweep([Task(config)], store)["status"].item() == "done"
+    assert store.load_run(task_id(config))["history"][0]["step"] == 2  # type: ignore[index]  # the history is whole
+
+
+def test_damaged_checkpoint_is_not_gone_on_from(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    store.save_checkpoint("abc", 5, b"old")
+    store.save_checkpoint("abc", 10, b"new")
+    assert store.load_checkpoint("abc") == (10, b"new")
+    (path,) = store.root.rglob("checkpoint-*")
+    path.write_bytes(b"torn")
+    assert store.load_checkpoint("abc") is None and "damaged" in caplog.text
+
+
+def test_checkpoint_seconds_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for wrong in ("often", "0", "nan", "-3"):
+        monkeypatch.setenv("INFOVAE_CHECKPOINT_SECONDS", wrong)
+        with pytest.raises(ValueError, match="INFOVAE_CHECKPOINT_SECONDS must be"):
+            checkpoint_seconds()
 
 
 def test_unfinished_runs_are_shown_as_such(store: Store) -> None:

@@ -15,7 +15,7 @@ from infovae.evaluation import evaluate
 from infovae.evaluation.posterior import posterior_metrics
 from infovae.model import build_model
 from infovae.objective import lambda_at
-from infovae.training import N_LOGGED, TrainingDiverged, batches, choose_device, decay, is_logged, train
+from infovae.training import N_LOGGED, Batches, TrainingDiverged, choose_device, decay, is_logged, train
 
 CPU = torch.device("cpu")
 
@@ -158,8 +158,8 @@ def test_divergence_is_an_error_that_names_the_step(digits: ImageData) -> None:
 
 def test_batches_visit_every_image_once_per_epoch() -> None:
     images = torch.arange(10, dtype=torch.uint8).view(10, 1, 1)
-    config = RunConfig(n_train=10, batch_size=5, steps=4)
-    seen = torch.cat(list(batches(images, config, torch.Generator().manual_seed(0)))).flatten().tolist()
+    batches = Batches(images, 5, torch.Generator().manual_seed(0))
+    seen = torch.cat([batches.draw() for _ in range(4)]).flatten().tolist()
     assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
     assert seen[:10] != seen[10:]
 

@@ -88,7 +88,7 @@ class Experiment(Settings):
 
     dataset: Dataset = "mnist"
     seeds: Seeds = (0, 1)
-    steps: Count = 300
+    steps: Count = 250
     batch_size: Annotated[int, Field(strict=True, ge=2, le=100_000)] = 100
     learning_rate: Positive = 2e-3
 

@@ -1,0 +1,73 @@
+"""A run in progress as bytes and back, in safetensors format: whoever goes on with it gets the same bits.
+
+Owns which parts make up the state: weights and buffers, the optimisers' moments, the states of the random generators,
+the place in the data, the history. Refuses to own where the bytes are kept.
+"""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from infovae.training import Training
+
+
+def to_bytes(training: Training) -> bytes:
+    """Return the state of a run in progress."""
+    tensors: dict[str, Tensor] = {
+        "generator": training.generator.get_state(),
+        "own_generator": training.own_generator.get_state(),
+        "order": training.batches.order,
+    }
+    for name, module in _modules(training).items():
+        tensors |= {f"{name}/{key}": tensor for key, tensor in module.state_dict().items()}
+    for name, optimizer in _optimizers(training).items():
+        for number, parameter in enumerate(_parameters(optimizer)):
+            moments = optimizer.state.get(parameter, {})
+            tensors |= {f"{name} optimizer/{number}/{key}": tensor for key, tensor in moments.items()}
+    progress = {"step": training.step, "first": training.batches.first, "seconds": training.seconds}
+    text = json.dumps({**progress, "history": training.history}).encode()
+    tensors["progress"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+    return save({name: tensor.contiguous() for name, tensor in tensors.items()})
+
+
+def restore(training: Training, state: bytes) -> None:
+    """Put a run of the same configuration, data and kind of device where the one that `state` was taken from stood."""
+    tensors = load(state)
+    for name, module in _modules(training).items():
+        module.load_state_dict(_below(f"{name}/", tensors))
+    for name, optimizer in _optimizers(training).items():
+        for number, parameter in enumerate(_parameters(optimizer)):
+            moments = _below(f"{name} optimizer/{number}/", tensors)
+            # in the parameter's memory layout, which the file does not keep and the fused update relies on
+            optimizer.state[parameter] = {
+                key: torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+                for key, value in moments.items()
+            }
+    training.generator.set_state(tensors["generator"])
+    training.own_generator.set_state(tensors["own_generator"])
+    progress = json.loads(tensors["progress"].numpy().tobytes())
+    training.batches.order = tensors["order"].to(training.batches.order.device)
+    training.batches.first = progress["first"]
+    training.step, training.seconds, training.history = (progress[key] for key in ("step", "seconds", "history"))
+
+
+def _modules(training: Training) -> dict[str, nn.Module]:
+    parts = {"model": training.model, "divergence": training.divergence, "lambda": training.choose_lambda}
+    return {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+
+
+def _optimizers(training: Training) -> dict[str, torch.optim.Optimizer]:
+    parts = {"model": training.optimizer, "divergence": getattr(training.divergence, "optimizer", None)}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
