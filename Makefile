@@ -16,7 +16,7 @@ export INFOVAE_WORKERS := $(WORKERS)
 # Modules are compiled when they are first imported and kept so; pip would spend a minute on compiling them all.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install data reproduce run report verify lint test lab clean
+.PHONY: help install data reproduce run report verify lint test stress lab clean
 
 ## List the targets
 help:
@@ -66,6 +66,10 @@ lint: .venv/installed
 ## Check style and types, run every test
 test: lint
 	.venv/bin/pytest
+
+## Kill it at random moments, spread it over namespaces, give it 10,000 runs; writes results/stress.md
+stress: .venv/installed
+	.venv/bin/pytest -m stress tests/test_stress.py
 
 ## Open the notebooks in JupyterLab
 lab: .venv/installed

@@ -1,0 +1,268 @@
+"""What takes minutes: killed at random moments, spread over machines without a common disk, ten thousand runs.
+
+Not part of `make test`; `make stress` runs it and writes what it saw to results/stress.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from safetensors import safe_open
+
+from infovae.config import PROJECT_ROOT, PixelConfig
+from infovae.store import Store
+from infovae.sweep import Task, sweep
+
+pytestmark = [pytest.mark.stress, pytest.mark.timeout(1200)]
+
+N_KILLS = 30
+N_RUNS, N_WORKERS = 10_000, 50
+NETWORK = "10.213.77"
+
+
+@pytest.fixture(scope="module")
+def report() -> Iterator[list[str]]:
+    """Lines for results/stress.md, written when the last test is done."""
+    lines: list[str] = []
+    yield lines
+    text = "# Stress\n\nWhat `make stress` last saw, on 2 cores.\n\n" + "".join(f"- {line}\n" for line in lines)
+    (PROJECT_ROOT / "results" / "stress.md").write_text(text, encoding="utf-8")
+
+
+def start(home: Path, **environment: str) -> subprocess.Popen[bytes]:
+    """Start the reproduction of the smoke profile with a store and results of its own, in small pieces."""
+    folders = {"INFOVAE_STORE": str(home / "store"), "INFOVAE_RESULTS": str(home / "results")}
+    settings = {"INFOVAE_DEVICE": "cpu", "INFOVAE_CHECKPOINT_SECONDS": "0.3"}
+    home.mkdir(exist_ok=True)
+    with (home / "log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "infovae", "reproduce", "--profile", "smoke"],
+            env={**os.environ, **folders, **settings, **environment},
+            cwd=PROJECT_ROOT,
+            stdout=log,
+            stderr=log,
+        )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smoke profile, reproduced without a disturbance."""
+    home = tmp_path_factory.mktemp("undisturbed")
+    assert start(home).wait() == 0, (home / "log").read_text()
+    return home
+
+
+def tables(home: Path) -> dict[str, bytes]:
+    """Return every published CSV file without the columns of seconds, which no two reproductions share."""
+    found = {}
+    for path in sorted((home / "results").rglob("*.csv")):
+        frame = pd.read_csv(path, dtype=str)
+        frame = frame[[column for column in frame.columns if "seconds" not in column]]
+        found[str(path.relative_to(home))] = frame.to_csv(index=False).encode()
+    assert len(found) > 10
+    return found
+
+
+def require_whole_files(home: Path) -> int:
+    """Open every file that a reader may open; return how many there are."""
+    n = 0
+    for path in [*home.glob("store/**/*"), *home.glob("results/**/*")]:
+        if not path.is_file() or any(part.startswith(".") for part in path.relative_to(home).parts):
+            continue
+        n += 1
+        if path.suffix == ".json":
+            json.loads(path.read_bytes())
+        elif path.suffix == ".ipynb":
+            nbformat.validate(nbformat.read(path, as_version=4))
+        elif path.suffix == ".csv":
+            pd.read_csv(path)
+        elif path.suffix == ".safetensors":
+            with safe_open(path, "np") as file:
+                file.keys()
+        elif path.suffix == ".html":
+            assert path.read_text(encoding="utf-8").rstrip().endswith("</html>")
+        elif path.suffix == ".png":
+            assert path.read_bytes().endswith(b"IEND\xaeB`\x82")
+    return n
+
+
+def finished(home: Path) -> dict[Path, int]:
+    """Return the records of finished runs and when each was written."""
+    return {path: path.stat().st_mtime_ns for path in home.glob("store/runs/*/record.json")}
+
+
+def children(process: subprocess.Popen[bytes]) -> dict[str, list[int]]:
+    """Return the living processes by what they are: driver, worker, kernel."""
+    found: dict[str, list[int]] = {"driver": [process.pid], "worker": [], "kernel": []}
+    listing = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listing.splitlines()]
+    family = {process.pid}
+    for pid, parent, arguments in rows * 3:  # three generations
+        if int(parent) in family and int(pid) not in family:
+            family.add(int(pid))
+            if "ipykernel" in arguments:
+                found["kernel"].append(int(pid))
+            elif "spawn_main" in arguments:
+                found["worker"].append(int(pid))
+    return {kind: pids for kind, pids in found.items() if pids}
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_tables(
+    undisturbed: Path, tmp_path: Path, report: list[str]
+) -> None:
+    choose = random.Random(0)
+    home = tmp_path / "home"
+    begin = time.perf_counter()
+    process, kills = start(home), dict.fromkeys(("driver", "worker", "kernel"), 0)
+    records: dict[Path, int] = {}
+    n_files = 0
+    while sum(kills.values()) < N_KILLS:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(choose.uniform(2, 12))
+        if process.poll() is None:
+            alive = children(process)
+            kind = choose.choice(list(alive))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(choose.choice(alive[kind]), signal.SIGKILL)
+                kills[kind] += 1
+        n_files = max(n_files, require_whole_files(home))
+        now = finished(home)
+        assert all(now.get(path) == written for path, written in records.items()), "a finished run was trained again"
+        records = now
+        if process.poll() is not None:
+            if process.returncode == 0:  # it got to its end between two kills: begin anew, to be killed on
+                shutil.rmtree(home)
+                records = {}
+            process = start(home)
+    process.wait()
+    if process.returncode != 0:
+        assert start(home).wait() == 0, (home / "log").read_text()[-3000:]
+    now = finished(home)
+    assert all(now.get(path) == written for path, written in records.items())
+    assert tables(home) == tables(undisturbed)
+    report.append(
+        f"smoke profile, SIGKILL at {N_KILLS} random moments ("
+        + ", ".join(f"{kind} {n}" for kind, n in kills.items())
+        + f"), started again each time: tables byte-identical to those of an undisturbed run, no finished run trained "
+        f"twice, none of up to {n_files} files torn; {time.perf_counter() - begin:.0f} s"
+    )
+
+
+@contextlib.contextmanager
+def namespaces(names: list[str]) -> Iterator[None]:
+    """Give each name a network namespace of its own; all meet at one bridge, whose end here is NETWORK.254."""
+
+    def ip(*arguments: str) -> None:
+        subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+    try:
+        ip("link", "add", "infovae", "type", "bridge")
+        ip("addr", "add", f"{NETWORK}.254/24", "dev", "infovae")
+        ip("link", "set", "infovae", "up")
+        for number, name in enumerate(names, start=1):
+            ip("netns", "add", name)
+            ip("link", "add", f"{name}-a", "type", "veth", "peer", "name", "eth0", "netns", name)
+            ip("link", "set", f"{name}-a", "master", "infovae", "up")
+            ip("-n", name, "addr", "add", f"{NETWORK}.{number}/24", "dev", "eth0")
+            ip("-n", name, "link", "set", "eth0", "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        yield
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+        subprocess.run(["ip", "link", "del", "infovae"], capture_output=True)
+
+
+def start_node(name: str, hidden: Path, log: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start a Dask process in its namespace, with an empty disk in place of `hidden`."""
+    command = 'mount -t tmpfs -o size=64m tmpfs "$1" && shift && cd / && exec "$@"'
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            ["ip", "netns", "exec", name, "unshare", "-m", "sh", "-c", command, "sh", str(hidden), *arguments],
+            env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT), "INFOVAE_STORE": "/nonexistent/store"},
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+
+
+@pytest.mark.skipif(
+    not shutil.which("ip") or not shutil.which("unshare") or os.geteuid() != 0, reason="needs network namespaces"
+)
+def test_cluster_of_machines_without_a_common_disk_gives_the_same_tables(
+    undisturbed: Path, tmp_path: Path, report: list[str]
+) -> None:
+    home = tmp_path / "home"
+    nodes = ["infovae-s", *(f"infovae-{number}" for number in range(1, 6))]
+    address = f"tcp://{NETWORK}.1:8786"
+    scheduler = ["-m", "distributed.cli.dask_scheduler", "--host", f"{NETWORK}.1", "--no-dashboard"]
+    worker = ["-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard", "--local-directory"]
+    running: list[subprocess.Popen[bytes]] = []
+    log = tmp_path.parent / "cluster.log"
+    begin = time.perf_counter()
+    with namespaces(nodes):
+        try:
+            running.append(start_node(nodes[0], tmp_path, log, sys.executable, *scheduler))
+            for name in nodes[1:5]:
+                running.append(start_node(name, tmp_path, log, sys.executable, *worker, str(tmp_path)))
+            process = start(home, DASK_SCHEDULER_ADDRESS=address)
+            while len(finished(home)) < 2 and process.poll() is None:
+                time.sleep(0.2)
+            os.killpg(running[1].pid, signal.SIGKILL)  # a machine is gone in the middle of a run
+            running.append(start_node(nodes[5], tmp_path, log, sys.executable, *worker, str(tmp_path)))  # another joins
+            assert process.wait() == 0, (home / "log").read_text()[-3000:] + log.read_text()[-3000:]
+        finally:
+            for node in running:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(node.pid, signal.SIGKILL)
+    assert tables(home) == tables(undisturbed)
+    report.append(
+        "smoke profile on a Dask scheduler and four workers in network namespaces of their own without a common disk, "
+        "one killed during a run, one joining late: tables byte-identical to the local ones; "
+        f"{time.perf_counter() - begin:.0f} s"
+    )
+
+
+def test_ten_thousand_runs_cost_the_driver_little(
+    tmp_path: Path, report: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distributed import LocalCluster
+
+    def memory() -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    def run(n: int, store: Store) -> float:
+        tasks = [Task(PixelConfig(dataset="digits", n_train=100, seed=seed)) for seed in range(n)]
+        begin = time.perf_counter()
+        assert (sweep(tasks, store)["status"] == "done").all()
+        return (time.perf_counter() - begin) / n
+
+    with LocalCluster(
+        n_workers=N_WORKERS, threads_per_worker=1, processes=False, host="127.0.0.1", dashboard_address=None
+    ) as cluster:
+        monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", cluster.scheduler_address)
+        run(N_RUNS // 5, Store(tmp_path / "first"))
+        before = memory()
+        seconds = run(N_RUNS, Store(tmp_path / "second"))
+    grown = memory() - before
+    assert seconds < 0.020
+    assert grown < 500
+    report.append(
+        f"{N_RUNS:,} runs that do nothing on {N_WORKERS} workers in threads of the driver's process: "
+        f"{1000 * seconds:.1f} ms per run for driver, scheduler and workers together, {grown:.0f} MB more than "
+        f"{N_RUNS // 5:,} runs took"
+    )
