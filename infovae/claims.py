@@ -60,14 +60,14 @@ _AGAINST_ELBO: tuple[tuple[str, Status, str, tuple[str, str], Callable[[str], Ef
         "less_crisp",
         "seed",
         "InfoVAE's reconstructions are not as crisp as the VAE's.",
-        ("sharpness of reconstructions", "paired by dimension and size of the training set"),
+        ("sharpness of reconstructions", "paired by dimension and size of the training set; used codes"),
         lambda objective: paired("sharpness_reconstructions", objective, "elbo", "latent_dim", "n_train"),
     ),
     (
         "better_samples",
         "seed",
         "InfoVAE's samples are of better quality than the VAE's.",
-        ("Fréchet distance of samples", "paired by dimension and size of the training set"),
+        ("Fréchet distance of samples", "paired by dimension and size of the training set; used codes"),
         lambda objective: paired("frechet_distance", objective, "elbo", "latent_dim", "n_train"),
     ),
 )

@@ -106,7 +106,8 @@ def plot_by_size(table: pd.DataFrame, runs: pd.DataFrame, metrics: Mapping[str, 
                     ax.plot(x, group[seen], color=PALETTE[objective], lw=1, ls="--", marker="o", ms=3, mfc="white")
             ax.axhline(0, color="0.5", lw=0.6)
             ax.set(xscale="log", title=f"{title}, {dim:g} dimensions")
-            _span(ax, [*runs[runs["latent_dim"] == dim][metric].dropna(), 0.0])
+            drawn = [metric, metric.removesuffix("_test") + "_train"] if metric.endswith("_test") else [metric]
+            _span(ax, [*runs[runs["latent_dim"] == dim][drawn].stack(), 0.0])
     sizes = sorted(table["n_train"].unique())
     for ax in axes[-1]:
         ax.set_xlabel("training images")

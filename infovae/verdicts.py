@@ -269,10 +269,10 @@ def largest_distance(metric: str, objective: str, tolerance: float) -> Effects:
 
 
 def paired(metric: str, objective: str, reference: str, *conditions: str, shift: float = 0) -> Effects:
-    """Return metric(objective) - metric(reference) + shift, paired by and averaged over the conditions."""
+    """Return metric(objective) - metric(reference) + shift, paired by and averaged over the conditions; used codes."""
 
     def effects(runs: pd.DataFrame) -> pd.Series:
-        wide = _pivot(runs, runs[metric], *conditions)
+        wide = _pivot(runs, _used(runs, metric), *conditions)
         return per_seed(wide[objective] - wide[reference]) + shift
 
     return effects
