@@ -6,10 +6,11 @@ import logging
 import signal
 import sys
 from pathlib import Path
+from typing import get_args
 
 import click
 
-from infovae.config import ParameterError, unknown_name
+from infovae.config import Dataset, ParameterError, unknown_name
 
 
 class Group(click.Group):
@@ -32,8 +33,8 @@ class Group(click.Group):
             return super().invoke(ctx)
         except ParameterError as error:
             raise click.UsageError(str(error)) from error
-        except (StoreError, ValueError, RuntimeError) as error:
-            if isinstance(error, click.exceptions.Exit):
+        except (StoreError, ValueError, RuntimeError, OSError) as error:
+            if isinstance(error, click.exceptions.Exit | BrokenPipeError):
                 raise
             logging.getLogger("infovae").debug("traceback", exc_info=True)
             raise click.ClickException(f"{type(error).__name__}: {error}") from error
@@ -57,6 +58,9 @@ PROFILE = click.option("--profile", default="quick", show_default=True, help="A 
 @click.argument("names", nargs=-1)
 def data(names: tuple[str, ...]) -> None:
     """Fetch and verify data sets: NAMES, or mnist."""
+    for name in names:
+        if name not in get_args(Dataset):
+            raise ParameterError(unknown_name("data set", name, get_args(Dataset)))
     from infovae.sweep import load_data
 
     for name in names or ("mnist",):

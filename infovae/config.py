@@ -27,6 +27,7 @@ Decoder = Literal["pixelcnn", "conv", "dense", "scalar"]
 Divergence = Literal["none", "mmd", "stein", "jensen", "wasserstein", "chi2", "kl", "sinkhorn", "sliced_wasserstein"]
 
 Count = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
+TrainingSize = Annotated[Count, Field(ge=2)]  # of one image there is no distribution of codes
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 LatentDim = Annotated[int, Field(strict=True, ge=1, le=1024)]
 Alpha = Annotated[float, Field(strict=True, le=1, ge=-1e6, allow_inf_nan=False)]
@@ -127,7 +128,7 @@ class RunConfig(Settings):
 
     dataset: Dataset = "mnist"
     binarization: Literal["dynamic", "static"] = "dynamic"
-    n_train: Count = 50_000
+    n_train: TrainingSize = 50_000
 
     objective: ObjectiveName = "elbo"
     alpha: Alpha = None  # type: ignore[assignment]  # filled from OBJECTIVES before validation
@@ -192,7 +193,8 @@ class RunConfig(Settings):
             self.latent_dim == 0 and self.decoder != "pixelcnn"
         ):
             raise ValueError(
-                "latent_dim=0 is for objective 'unconditional' with decoder 'pixelcnn', and they for it, "
+                "objective 'unconditional' has no code: it needs latent_dim=0 and decoder 'pixelcnn', and nothing else "
+                "may have latent_dim=0, "
                 f"got latent_dim={self.latent_dim}, objective {self.objective!r}, decoder {self.decoder!r}"
             )
         if len({self.dataset == "two_points", self.encoder == "scalar", self.decoder == "scalar"}) > 1:
@@ -223,7 +225,7 @@ class PixelConfig(Settings):
 
     objective: Literal["pixels"] = "pixels"
     dataset: Dataset = "mnist"
-    n_train: Count = 50_000
+    n_train: TrainingSize = 50_000
     seed: Seed = 0
 
 
@@ -299,14 +301,19 @@ Evaluation = LatentEvaluation | SampleEvaluation | SemiSupervisedEvaluation | Po
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """Turn a validation error into lines that name the parameter, its value, what is allowed and the closest name."""
     lines = []
-    for item in error.errors(include_url=False):
+    items = error.errors(include_url=False)
+    refused_items = {item["loc"][:-1] for item in items}
+    for item in items:
+        if item["type"] == "too_short" and item["loc"] in refused_items:
+            continue  # the list is short only because its items were refused
         where = ".".join(str(part) for part in item["loc"] if isinstance(part, str | int)) or model.__name__
         if item["type"] == "extra_forbidden":
             lines.append(unknown_name("parameter", str(item["loc"][-1]), model.model_fields))
         elif item["type"] == "value_error":
             lines.append(str(item["ctx"]["error"]))
         else:
-            lines.append(f"parameter {where}: {item['msg'].lower()}, got {item['input']!r}")
+            reason = item["msg"].lower().replace("tuple", "list")
+            lines.append(f"parameter {where}: {reason}, got {shorten(item['input'])}")
     return "\n".join(dict.fromkeys(lines))
 
 
@@ -315,9 +322,18 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:
     names = list(valid)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"unknown {kind} {name!r}{hint} (valid: {', '.join(names)})"
+    return f"unknown {kind} {shorten(name)}{hint} (valid: {', '.join(names)})"
+
+
+def shorten(value: Any) -> str:
+    """Return a value as a message can show it: on one line, its middle left out where it is long."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # too deep; a whole number of more digits than Python prints
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= 200 else f"{text[:120]} ... {text[-60:]}"
 
 
 def project_path(variable: str, default: str) -> Path:
-    """Return the folder that an environment variable names, else `default` below the project."""
-    return Path(os.environ.get(variable) or PROJECT_ROOT / default)
+    """Return the folder that an environment variable names (`~` is the user's home), else `default` in the project."""
+    return Path(os.path.expanduser(os.environ.get(variable) or PROJECT_ROOT / default))

@@ -60,8 +60,9 @@ def execute(notebook: str, parameters: dict[str, Any], folder: Path, proof: str)
             reason = f"it ended without writing {proof}: its kernel died or timed out"
         if reason:
             failed = folder / "notebook.failed.ipynb"
-            if executed.is_file():
-                executed.replace(failed)
+            if not executed.is_file():
+                raise NotebookError(f"notebook {notebook} failed: {reason}")
+            executed.replace(failed)
             raise NotebookError(f"notebook {notebook} failed: {reason}; see {failed}")
         _clean(executed, staging)
         write_atomically(staging / "notebook.html", to_html(executed, notebook).encode())
@@ -69,14 +70,15 @@ def execute(notebook: str, parameters: dict[str, Any], folder: Path, proof: str)
     return folder / "notebook.ipynb"
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder for results; a clear error if that is not possible."""
+def make_folder(folder: Path, variable: str = "INFOVAE_RESULTS") -> None:
+    """Make a folder, below the one that an environment variable names; a clear error if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise StoreError(f"cannot write results to {folder}: {error.strerror or error}") from error
+        reason = f"cannot write to {folder}: {error.strerror or error}"
+        raise StoreError(f"{reason}. Set {variable} to a folder that can be written") from error
 
 
 def to_html(notebook: Path, title: str) -> str:
@@ -90,10 +92,15 @@ def to_html(notebook: Path, title: str) -> str:
 
 def _run(source: Path, target: Path, parameters: dict[str, Any]) -> str:
     """Execute a notebook; return why it failed, or an empty string."""
+    import nbformat
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
+    try:
+        nbformat.validate(nbformat.read(source, as_version=4))
+    except Exception as error:  # nbformat raises whatever its first step into a damaged file does
+        return f"{source} is no readable notebook: {type(error).__name__}: {str(error)[:500]}"
     try:
         papermill.execute_notebook(
             str(source), str(target), parameters, kernel_name="python3", iopub_timeout=60, progress_bar=False,

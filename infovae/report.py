@@ -98,13 +98,14 @@ def load_published(folder: Path) -> dict[str, tuple[Experiment, pd.DataFrame]]:
             parameters = json.loads((source / "parameters.json").read_text(encoding="utf-8"))
             runs = pd.read_csv(source / "runs.csv")
             missing = {"run_id", "status", "seed"} - set(runs.columns)
-        except (OSError, ValueError) as error:
+            experiment = make_experiment(name, parameters)
+        except (OSError, ValueError, RecursionError) as error:
             raise ParameterError(f"{source} is damaged ({error}): restore it or run `make reproduce` again") from error
         if missing:
             raise ParameterError(
                 f"{source / 'runs.csv'} lacks the columns {sorted(missing)}: run `make reproduce` again"
             )
-        published[name] = (make_experiment(name, parameters), runs)
+        published[name] = (experiment, runs)
     return published
 
 

@@ -6,13 +6,14 @@ import json
 import logging
 import os
 import platform
+import re
 import time
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infovae import __version__
-from infovae.config import PROJECT_ROOT, ParameterError, unknown_name
+from infovae.config import PROJECT_ROOT, ParameterError, shorten, unknown_name
 from infovae.experiments import MODULES, Experiment, make_experiment
 
 if TYPE_CHECKING:
@@ -38,23 +39,51 @@ def load_profile(name: str) -> dict[str, Experiment]:
     ParameterError
         For an unknown profile, a malformed file, an unknown experiment or a refused parameter.
     """
-    import yaml
-
     if name not in profile_names():
         raise ParameterError(unknown_name("profile", name, profile_names()))
     path = PROFILES / f"{name}.yaml"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = _read_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ParameterError(f"profile {path.name} is not readable YAML: {error}") from error
     if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
         raise ParameterError(f"profile {path.name} must map experiments to their parameters")
     unknown = [experiment for experiment in content if experiment not in MODULES]
     if unknown:
         raise ParameterError(f"profile {path.name}: {unknown_name('experiment', str(unknown[0]), MODULES)}")
-    return {
-        experiment: make_experiment(experiment, content[experiment]) for experiment in MODULES if experiment in content
-    }
+    experiments = {}
+    for experiment in [experiment for experiment in MODULES if experiment in content]:
+        try:
+            experiments[experiment] = make_experiment(experiment, content[experiment])
+        except ParameterError as error:
+            raise ParameterError(f"profile {path.name}, {experiment}: {error}") from error
+    return experiments
+
+
+def _read_yaml(text: str) -> Any:
+    """Read YAML made of plain values; ValueError for all else: tags, aliases, deep nesting, a key given twice.
+
+    YAML itself lets the last of two equal keys win, and a few lines of aliases grow to gigabytes.
+    """
+    import yaml
+
+    try:
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
+                raise ValueError(f"plain values have no alias and no tag\n{event.start_mark}")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > 5:
+                raise ValueError(f"nested too deeply\n{event.start_mark}")
+        root = yaml.compose(text, yaml.SafeLoader)
+        for mapping in [root, *(value for _, value in root.value)] if isinstance(root, yaml.MappingNode) else []:
+            names = [key.value for key, _ in mapping.value] if isinstance(mapping, yaml.MappingNode) else []
+            repeated = [name for name in names if names.count(name) > 1]
+            if repeated:
+                raise ValueError(f"key {repeated[0]!r} is given twice\n{mapping.start_mark}")
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
 
 
 def reproduce(profile: str, folder: Path) -> list[str]:
@@ -62,21 +91,13 @@ def reproduce(profile: str, folder: Path) -> list[str]:
 
     Runs that the store holds are not trained again. The report is made last, from the published runs.csv files.
     """
-    from infovae.notebooks import (
-        REPORT_NOTEBOOK,
-        NotebookError,
-        clean_staging,
-        execute,
-        execute_experiment,
-        make_folder,
-    )
+    from infovae.notebooks import REPORT_NOTEBOOK, NotebookError, execute, execute_experiment
     from infovae.report import write_report
     from infovae.store import Store
     from infovae.sweep import merge, plan, sweep
 
     experiments = load_profile(profile)
-    make_folder(folder)
-    clean_staging(folder)
+    prepare(folder)
     store = Store()
     start = time.perf_counter()
     needed = {name: set(plan(merge(experiment.grid()), store)) for name, experiment in experiments.items()}
@@ -135,14 +156,35 @@ def verify(profile: str) -> tuple[list[Comparison], list[str]]:
 
 def run_experiment(name: str, parameters: dict[str, Any], folder: Path) -> tuple[Experiment, Path]:
     """Run one experiment with new parameters into `folder`; return it and its executed notebook."""
-    from infovae.notebooks import clean_staging, execute_experiment, make_folder
+    from infovae.notebooks import execute_experiment
     from infovae.sweep import sweep
 
     experiment = make_experiment(name, parameters)
-    make_folder(folder)
-    clean_staging(folder)
+    prepare(folder)
     sweep(experiment.grid())
     return experiment, execute_experiment(experiment, folder)
+
+
+def prepare(folder: Path) -> None:
+    """Make the folders of results and store, or refuse now what would fail after hours of training.
+
+    Raises
+    ------
+    ParameterError
+        When INFOVAE_DEVICE or INFOVAE_WORKERS cannot be used.
+    StoreError
+        When a folder cannot be written.
+    """
+    from infovae.notebooks import clean_staging, make_folder
+    from infovae.store import Store
+    from infovae.sweep import count_workers
+    from infovae.training import choose_device
+
+    choose_device()
+    count_workers()
+    make_folder(Store().root, "INFOVAE_STORE")
+    make_folder(folder, "INFOVAE_RESULTS")
+    clean_staging(folder)
 
 
 def write_environment(folder: Path) -> None:
@@ -185,8 +227,6 @@ def parse_assignments(texts: list[str]) -> dict[str, Any]:
     ParameterError
         For a text that is no NAME=VALUE, or a name given twice.
     """
-    import re
-
     parameters: dict[str, Any] = {}
     for text in texts:
         for piece in re.split(r"\s+(?=[A-Za-z_]\w*=)", text.strip()):
@@ -194,22 +234,22 @@ def parse_assignments(texts: list[str]) -> dict[str, Any]:
             if not piece:
                 continue
             if not equals or not name.isidentifier():
-                raise ParameterError(f"parameters are given as NAME=VALUE, such as seeds=[0], got {piece!r}")
+                raise ParameterError(f"parameters are given as NAME=VALUE, such as seeds=[0], got {shorten(piece)}")
             if name in parameters:
-                raise ParameterError(f"parameter {name} is given twice")
+                raise ParameterError(f"parameter {shorten(name)} is given twice")
             parameters[name] = _parse_value(value)
     return parameters
 
 
 def _parse_value(text: str) -> Any:
-    import yaml
+    value = _from_json(text)
+    if value is text and text.startswith("[") and text.endswith("]"):
+        return [_from_json(word.strip().strip("'")) for word in text[1:-1].split(",")]
+    return value
 
+
+def _from_json(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
-        pass
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (ValueError, RecursionError):
         return text
-    return value if isinstance(value, list) else text

@@ -67,9 +67,9 @@ def find_files(
     verify = partial(_verify, digests=data_set.digests, known=known)
     if named := folder or os.environ.get("INFOVAE_DATA"):
         origin = "the folder argument" if folder else "INFOVAE_DATA"
-        path = Path(named).expanduser()
-        path = path / name if (path / name).is_dir() else path
+        path = Path(os.path.expanduser(named))
         try:
+            path = path / name if (path / name).is_dir() else path
             files = verify(read_folder(path))
         except (DataError, OSError) as error:
             raise DataError(f"{name} from {origin} ({path}): {error}\n{_advice(name)}") from error

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
@@ -35,6 +36,29 @@ Arrays = dict[str, np.ndarray]
 
 class StoreError(RuntimeError):
     """The store cannot be written; the message says where, why and what to do."""
+
+
+class _Record(BaseModel):
+    """What a file must hold to be believed: "1" is no number and null is no list."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _RunRecord(_Record):
+    config: dict[str, Any]
+    weights_sha256: str
+    history: list[dict[str, float]]
+    train_seconds: float
+
+
+class _EvaluationRecord(_Record):
+    evaluation: dict[str, Any]
+    metrics: dict[str, float]
+    arrays: list[str]
+
+
+class _ClassifierRecord(_Record):
+    sha256: str
 
 
 class Store:
@@ -72,17 +96,20 @@ class Store:
             log.warning("the checkpoint of run %s is damaged: going back", run_id)
         return None
 
-    def load_run(self, run_id: str) -> dict[str, Any] | None:
-        """Return the record of a finished run, None if there is none."""
-        record = _read_json(self._run(run_id) / "record.json", {"config", "weights_sha256", "history", "train_seconds"})
+    def load_run(self, run_id: str, config: RunConfig | PixelConfig | None = None) -> dict[str, Any] | None:
+        """Return the record of a finished run, None if there is none, or none of that configuration."""
+        record = _read_json(self._run(run_id) / "record.json", _RunRecord)
+        if record and config and record["config"] != config.model_dump(mode="json"):
+            log.warning("the record of run %s is that of another run: training it again", run_id)
+            return None
         if record and not (self._run(run_id) / "model.safetensors").is_file():
             log.warning("the weights of run %s are gone: training it again", run_id)
             return None
         return record
 
-    def load_weights(self, run_id: str) -> bytes | None:
+    def load_weights(self, run_id: str, config: RunConfig | PixelConfig | None = None) -> bytes | None:
         """Return the weights of a finished run, None if they are missing or not those that were written."""
-        record = self.load_run(run_id)
+        record = self.load_run(run_id, config)
         if record is None:
             return None
         weights = _read(self._run(run_id) / "model.safetensors")
@@ -100,9 +127,15 @@ class Store:
         write_atomically(path, to_json(record))
 
     def load_evaluation(self, run_id: str, evaluation: Evaluation) -> dict[str, Any] | None:
-        """Return the numbers of one evaluation, None if it has not been made."""
-        record = _read_json(self._evaluation(run_id, evaluation), {"metrics", "arrays"})
-        return None if record is None else record["metrics"]
+        """Return the numbers of one evaluation, None if it has not been made, or its arrays are gone."""
+        path = self._evaluation(run_id, evaluation)
+        record = _read_json(path, _EvaluationRecord)
+        if record is None:
+            return None
+        if record["evaluation"] != evaluation.model_dump(mode="json") or not _holds(path, record["arrays"]):
+            log.warning("%s is that of another evaluation, or its arrays are gone: making it again", path)
+            return None
+        return record["metrics"]
 
     def load_arrays(self, run_id: str, evaluation: Evaluation) -> Arrays:
         """Return the arrays of one evaluation; empty if it has none."""
@@ -120,7 +153,7 @@ class Store:
 
     def load_classifier(self, classifier_id: str) -> bytes | None:
         """Return the weights of a trained classifier, None if there is none or it is damaged."""
-        record = _read_json(self._classifier(classifier_id).with_suffix(".json"), {"sha256"})
+        record = _read_json(self._classifier(classifier_id).with_suffix(".json"), _ClassifierRecord)
         weights = _read(self._classifier(classifier_id)) if record else None
         return weights if record and weights and _sha256(weights) == record["sha256"] else None
 
@@ -185,16 +218,25 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
-def _read_json(path: Path, required: set[str]) -> dict[str, Any] | None:
+def _read_json(path: Path, model: type[_Record]) -> dict[str, Any] | None:
     content = _read(path)
     if content is None:
         return None
     try:
         record = json.loads(content)
-        missing = required - record.keys()
-    except (ValueError, AttributeError):
-        missing = required
-    if missing:
+        model.model_validate(record)
+    except (ValueError, RecursionError):  # pydantic's errors are ValueErrors
         log.warning("%s is damaged or of another version: making it again", path)
         return None
     return record
+
+
+def _holds(path: Path, arrays: list[str]) -> bool:
+    """Say whether the arrays of an evaluation are there: header and length of the file, not every bit."""
+    if not arrays:
+        return True
+    try:
+        with safe_open(path.with_suffix(".safetensors"), framework="numpy") as file:
+            return sorted(file.keys()) == arrays
+    except (OSError, SafetensorError):
+        return False

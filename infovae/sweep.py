@@ -6,10 +6,13 @@ data, weights and results travel over Dask's own connections, and only the drive
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -18,7 +21,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from infovae import worker
-from infovae.config import ClassifierConfig, Evaluation, PixelConfig, RunConfig, SampleEvaluation
+from infovae.config import (
+    ClassifierConfig,
+    Evaluation,
+    ParameterError,
+    PixelConfig,
+    RunConfig,
+    SampleEvaluation,
+    shorten,
+)
 from infovae.store import Arrays, Store, run_id
 
 if TYPE_CHECKING:
@@ -103,7 +114,7 @@ def plan(tasks: list[Task], store: Store) -> dict[str, Job]:
     for config, evaluations, rank in tasks:
         identity = task_id(config)
         missing = [e for e in evaluations if store.load_evaluation(identity, e) is None]
-        weights = store.load_weights(identity)
+        weights = store.load_weights(identity, config)
         if weights is None:
             missing = list(evaluations)  # numbers of a model that is gone are not those of the one trained next
             jobs |= {job.key: job for job in _train_jobs(identity, config, rank, store)}
@@ -120,7 +131,7 @@ def collect(tasks: Iterable[Task], store: Store, failures: dict[str, Failure] | 
     rows = []
     for config, evaluations, _ in tasks:
         identity = task_id(config)
-        record = store.load_run(identity)
+        record = store.load_run(identity, config)
         metrics = [store.load_evaluation(identity, e) for e in evaluations] if record else []
         reasons = dict.fromkeys(f.reason for key, f in (failures or {}).items() if identity in key)
         complete = record is not None and None not in metrics
@@ -144,7 +155,7 @@ def summarize_training(record: dict[str, Any]) -> dict[str, float]:
     """
     summary = {"train_seconds": record["train_seconds"]}
     if record["history"]:
-        values = pd.Series([row["squared_mmd"] for row in record["history"]])
+        values = pd.Series([row.get("squared_mmd", math.nan) for row in record["history"]])
         summary["squared_mmd_over_training"] = float(values.mean())
         summary["squared_mmd_jitter"] = float(values[len(values) // 2 :].diff().std() / 2**0.5)
     return summary
@@ -155,7 +166,7 @@ def collect_history(tasks: Iterable[Task], store: Store | None = None) -> pd.Dat
     store = store or Store()
     frames = []
     for config, *_ in tasks:
-        record = store.load_run(task_id(config))
+        record = store.load_run(task_id(config), config)
         if record:
             frames.append(pd.DataFrame(record["history"]).assign(run_id=task_id(config)))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
@@ -382,6 +393,7 @@ def connect(n_jobs: int) -> Iterator[Client]:
 
     address = os.environ.get("DASK_SCHEDULER_ADDRESS")
     if address:
+        _require_scheduler(address)
         with Client(address, timeout="20s") as client:
             yield client
         return
@@ -397,7 +409,8 @@ def connect(n_jobs: int) -> Iterator[Client]:
     with (
         dask.config.set(settings),
         LocalCluster(
-            n_workers=n_workers, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None,
+            n_workers=n_workers, threads_per_worker=1, processes=True, host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",  # any free port, so that one in use is no matter
             silence_logs=logging.ERROR,
         ) as cluster,
         Client(cluster) as client,
@@ -405,12 +418,27 @@ def connect(n_jobs: int) -> Iterator[Client]:
         yield client
 
 
+def _require_scheduler(address: str) -> None:
+    """Raise RuntimeError unless a scheduler answers within seconds: Dask's client waits for a mute one for ever."""
+    from distributed.comm import connect as reach
+
+    async def greet() -> None:
+        (await asyncio.wait_for(reach(address, timeout=3), timeout=3.5)).abort()
+
+    try:
+        with ThreadPoolExecutor(1) as thread:  # a notebook's kernel runs an event loop of its own in this one
+            thread.submit(lambda: asyncio.run(greet())).result()
+    except (OSError, ValueError) as error:
+        reason = str(error) or "connected, but no answer"
+        raise RuntimeError(f"no scheduler answers at DASK_SCHEDULER_ADDRESS={shorten(address)}: {reason}") from error
+
+
 def count_workers() -> int:
     """Return INFOVAE_WORKERS, else the number of GPUs, else of cores."""
     wanted = os.environ.get("INFOVAE_WORKERS", "")
     if wanted:
-        if not wanted.isdecimal() or not 1 <= int(wanted) <= 1024:
-            raise ValueError(f"INFOVAE_WORKERS must be a whole number from 1 to 1024, got {wanted!r}")
+        if not (wanted.isdecimal() and len(wanted) <= 4 and 1 <= int(wanted) <= 1024):
+            raise ParameterError(f"INFOVAE_WORKERS must be a whole number from 1 to 1024, got {shorten(wanted)}")
         return int(wanted)
     if os.environ.get("INFOVAE_DEVICE", "") != "cpu":
         import torch

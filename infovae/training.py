@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from infovae import divergences
-from infovae.config import RunConfig
+from infovae.config import ParameterError, RunConfig, shorten
 from infovae.data import ImageData, binarize, static_binarization
 from infovae.evaluation.posterior import posterior_metrics
 from infovae.model import Model, build_model
@@ -179,6 +179,9 @@ def choose_device() -> torch.device:
     if not name:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"INFOVAE_DEVICE={name!r} cannot be used: {str(error).splitlines()[0]}") from error
+        probe = torch.zeros(1, device=name)
+        probe.cpu()  # the device `meta` computes nothing
+        return probe.device
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise ParameterError(f"INFOVAE_DEVICE={shorten(name)} cannot be used: {reason}") from error

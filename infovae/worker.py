@@ -68,7 +68,13 @@ def evaluate(
     if isinstance(config, PixelConfig):
         return evaluations.evaluate(evaluation, config, PixelModel(), data, device)
     model = build_model(config, tuple(data.train_images.shape[1:])).to(device)  # type: ignore[arg-type]
-    model.load_state_dict(load(weights))
+    try:
+        model.load_state_dict(load(weights))
+    except RuntimeError as error:
+        raise ValueError(
+            "the weights kept for this run do not fit its model: delete the folder of runs (INFOVAE_STORE, else "
+            ".infovae), then run again"
+        ) from error
     return evaluations.evaluate(evaluation, config, model.eval(), data, device, classifier)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
@@ -27,7 +28,9 @@ from infovae.config import (
     RunConfig,
     Seed,
     Settings,
+    TrainingSize,
     explain,
+    shorten,
     unknown_name,
 )
 
@@ -54,8 +57,8 @@ def _parse_list(value: Any) -> Any:
     if isinstance(value, str) and value.strip().startswith("["):
         try:
             return json.loads(value)
-        except ValueError as error:
-            raise ValueError(f"not a list in JSON notation ({error})") from error
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{shorten(value)} is not a list in JSON notation ({error})") from error
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -72,7 +75,7 @@ LatentDims = Annotated[tuple[LatentDim, ...], *_LIST]
 Objectives = Annotated[tuple[ObjectiveName, ...], *_LIST]
 Alphas = Annotated[tuple[Alpha, ...], *_LIST]
 Lambdas = Annotated[tuple[Lambda, ...], *_LIST]
-TrainingSizes = Annotated[tuple[Annotated[Count, Field(ge=2)], ...], *_LIST]
+TrainingSizes = Annotated[tuple[TrainingSize, ...], *_LIST]
 Decoders = Annotated[tuple[Decoder, ...], *_LIST]
 MinStds = Annotated[tuple[Positive, ...], *_LIST]
 Radii = Annotated[tuple[Annotated[int, Field(strict=True, ge=2, le=28)], ...], *_LIST]
@@ -101,7 +104,12 @@ class Experiment(Settings):
         raise NotImplementedError
 
     def model_post_init(self, context: Any) -> None:
-        """Refuse a combination that no run could have, before anything is trained."""
+        """Refuse a combination that no run could have, and lists whose product nobody waits for."""
+        lengths = {name: len(value) for name, value in self if isinstance(value, tuple)}
+        n_runs = math.prod(lengths.values())
+        if n_runs > N_RUNS_MAX:
+            factors = " x ".join(f"{length} {name}" for name, length in lengths.items())
+            raise ValueError(f"{factors} make {n_runs} runs, at most {N_RUNS_MAX} are allowed: shorten a list")
         for task in self.grid():
             if isinstance(task.config, RunConfig):
                 check_data_size(task.config)
@@ -111,6 +119,9 @@ class Experiment(Settings):
         """The settings that every run of this experiment shares; `n_train` where it is not what varies."""
         return self.model_dump(include={"dataset", "n_train", "steps", "batch_size", "learning_rate"})
 
+
+N_RUNS_MAX = 10_000
+"""Of one experiment; the largest profile has some hundreds."""
 
 N_TRAIN_MAX = {"mnist": 50_000, "fashion_mnist": 50_000, "digits": 1000, "two_points": 1000}
 
@@ -133,7 +144,7 @@ def make_experiment(name: str, parameters: dict[str, Any]) -> Experiment:
     """Return the validated experiment; every refusal is a ParameterError that says what is allowed."""
     cls = experiment_class(name)
     try:
-        return cls(**parameters)
+        return cls.model_validate(parameters)
     except ValidationError as error:
         raise ParameterError(explain(error, cls)) from error
 
