@@ -16,6 +16,7 @@ from infovae.sweep import (
     checkpoint_seconds,
     collect,
     collect_history,
+    connect,
     count_workers,
     load_arrays,
     load_data,
@@ -145,6 +146,14 @@ def test_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("INFOVAE_WORKERS", wrong)
         with pytest.raises(ValueError, match="INFOVAE_WORKERS must be"):
             count_workers()
+
+
+def test_nothing_listens_beyond_loopback() -> None:
+    with connect(1) as client:
+        info = client.scheduler_info(n_workers=-1)
+        (worker,) = info["workers"].values()
+        addresses = [info["address"], worker["nanny"], *info["workers"], client.dashboard_link]
+        assert len(addresses) == 4 and all("//127.0.0.1:" in address for address in addresses), addresses
 
 
 def test_progress_names_what_is_left(store: Store) -> None:
