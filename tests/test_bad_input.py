@@ -420,7 +420,7 @@ def train_here(monkeypatch: pytest.MonkeyPatch) -> None:
         return {}
 
     monkeypatch.setattr(sweep_module, "_execute", execute)
-    monkeypatch.setattr(worker, "_reporter", lambda n_steps: lambda step, loss: None)
+    monkeypatch.setattr(worker, "_reporter", lambda first, until: lambda step, loss: None)
     monkeypatch.setattr(worker, "_worker_device", choose_device)
 
 
