@@ -279,8 +279,8 @@ class LikelihoodEvaluation(Settings):
 
     Attributes
     ----------
-    n_images : the first test images.
-    n_train_images : the first training images of the run, for the gap between them and test images; 0 for no gap.
+    n_images : test images, drawn by the run's seed.
+    n_train_images : training images of the run, so drawn, for the gap between them and test images; 0 for no gap.
     n_draws : K of the tightest bound; those of every lower power of ten are given too.
     fit_steps : of the proposal, for each image.
     n_annealed, n_temperatures : how many of the test images are annealed too, from prior to posterior in how many

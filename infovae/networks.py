@@ -46,9 +46,9 @@ class Encoder(nn.Module):
     body : None for a code without dimensions.
     mean_scale
         When given, E[z|x] is batch-normalised to this standard deviation, which is fixed, about a shift that is learnt
-        and starts at 0, so that E KL(q(z|x)||p(z)) >= latent_dim mean_scale^2 / 2 on every training batch (BN-VAE, Zhu
-        et al. 2020; as in their code, the standard deviation of q(z|x) is not normalised). In evaluation the running
-        statistics take the place of the batch's.
+        and starts at 0, so that E KL(q(z|x)||p(z)) >= latent_dim mean_scale^2 / 2 on every training batch, up to batch
+        normalisation's own floor of 1e-5 on the variance (BN-VAE, Zhu et al. 2020; as in their code, the standard
+        deviation of q(z|x) is not normalised). In evaluation the running statistics take the place of the batch's.
     """
 
     def __init__(

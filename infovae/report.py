@@ -227,8 +227,14 @@ def _markdown(
 
 
 def _summary(claims: pd.DataFrame) -> str:
-    counts = claims["verdict"].value_counts()
-    return f"Of {len(claims)} claims: " + ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in VERDICTS) + "."
+    measured = claims[claims["experiment"].fillna("") != ""]
+    counts = measured["verdict"].value_counts()
+    exact = claims.drop(measured.index)["verdict"] == "reproduced"
+    return (
+        f"Of {len(measured)} claims: "
+        + ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in VERDICTS)
+        + f". Beside them, {exact.sum()} of {len(exact)} special cases hold exactly."
+    )
 
 
 def _html(

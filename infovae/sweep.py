@@ -149,13 +149,14 @@ def collect(tasks: Iterable[Task], store: Store, failures: dict[str, Failure] | 
 def summarize_training(record: dict[str, Any]) -> dict[str, float]:
     """Return what a run's history says of speed and stability.
 
-    `squared_mmd_over_training` is the mean of the squared MMD over the logged steps (slow divergences have a large
-    one), `squared_mmd_jitter` the standard deviation of its steps in the second half over sqrt(2) (unstable ones have a
-    large one; a smooth decline has none).
+    `squared_mmd_validation` is the last squared MMD on validation images, `squared_mmd_over_training` the mean of the
+    squared MMD over the logged steps (slow divergences have a large one), `squared_mmd_jitter` the standard deviation
+    of its steps in the second half over sqrt(2) (unstable ones have a large one; a smooth decline has none).
     """
     summary = {"train_seconds": record["train_seconds"]}
     if record["history"]:
         values = pd.Series([row.get("squared_mmd", math.nan) for row in record["history"]])
+        summary["squared_mmd_validation"] = float(values.iloc[-1])
         summary["squared_mmd_over_training"] = float(values.mean())
         summary["squared_mmd_jitter"] = float(values[len(values) // 2 :].diff().std() / 2**0.5)
     return summary

@@ -15,7 +15,7 @@ def semi(elbo: list[float], mmd: list[float]) -> pd.DataFrame:
     rows += [("mmd_annealed", seed, value) for seed, value in enumerate(mmd)]
     frame = pd.DataFrame(rows, columns=["objective", "seed", "svm_error"])
     frame["svm_error_sampled"] = frame["svm_error"]
-    return frame.assign(latent_dim=10, decoder="pixelcnn", status="done")
+    return frame.assign(latent_dim=10, decoder="pixelcnn", status="done", dataset="mnist", mutual_information=5.0)
 
 
 def test_claim_that_holds_is_reproduced() -> None:
@@ -35,6 +35,12 @@ def test_claim_that_is_turned_round_is_not_reproduced() -> None:
 def test_seeds_that_disagree_are_inconclusive() -> None:
     row = judge(BY_NAME["mmd_annealed_beats_elbo_semi_supervised"], semi([0.5, 0.1, 0.5], [0.1, 0.5, 0.45]))
     assert row["verdict"] == "inconclusive"
+
+
+def test_toy_that_ignores_z_shows_no_growth() -> None:
+    runs = toy({("elbo", 0.1): 0.0, ("elbo", 0.01): 4.0})
+    runs.loc[runs["decoder_min_std"] == 0.1, "mutual_information"] = 0.0
+    assert judge(BY_NAME["toy_elbo_worsens"], runs)["n_dropped_seeds"] == 3
 
 
 def test_one_seed_never_decides() -> None:
@@ -80,7 +86,7 @@ def test_empty_code_wins_nothing_by_matching_the_prior() -> None:
     values = {"mmd": 0.0001, "unregularized": 0.5, "stein": 0.02, "jensen": 0.3}
     information = {**dict.fromkeys(values, 5.0), "mmd": 0.1}
     row = judge(BY_NAME["mmd_squared_mmd_best"], comparison(values, information))
-    assert (row["verdict"], row["n_dropped_seeds"]) == ("not measured", 3)
+    assert (row["verdict"], row["n_seeds"], row["n_dropped_seeds"]) == ("inconclusive", 0, 3)
     runs = comparison(
         {"stein": 0.0001, **{k: v for k, v in values.items() if k != "stein"}}, dict.fromkeys(values, 5.0)
     )
@@ -92,7 +98,8 @@ def test_dimension_whose_runs_all_failed_does_not_vanish_from_the_mean() -> None
     runs = comparison(values, dict.fromkeys(values, 5.0))
     failed = (runs["objective"] == "mmd") & (runs["latent_dim"] == 10)
     runs.loc[failed, "status"] = "failed: loss is nan"
-    assert judge(BY_NAME["mmd_squared_mmd_best"], runs)["verdict"] == "not measured"
+    row = judge(BY_NAME["mmd_squared_mmd_best"], runs)
+    assert (row["verdict"], row["n_seeds"]) == ("inconclusive", 0)
 
 
 def test_few_and_many_dimensions_are_absolute() -> None:
@@ -102,6 +109,8 @@ def test_few_and_many_dimensions_are_absolute() -> None:
     assert judge(BY_NAME["mmd_catches_up_in_many_dimensions"], runs.assign(latent_dim=40))["verdict"] == "reproduced"
     few = judge(BY_NAME["unregularized_better_in_few_dimensions"], runs.assign(latent_dim=2))
     assert few["verdict"] == "not reproduced"
+    empty = runs.assign(latent_dim=2, mutual_information=0.1)
+    assert judge(BY_NAME["unregularized_better_in_few_dimensions"], empty)["n_dropped_seeds"] == 2
 
 
 def test_worst_dimension_decides_on_the_class_distribution() -> None:
@@ -118,7 +127,15 @@ def usage(elbo: float, infovae: list[tuple[float, float, float]]) -> pd.DataFram
         rows.append(("elbo", 0.0, 1.0, seed, 12, elbo + jitter, 0.0))
         rows.append(("elbo", 0.0, 1.0, seed, 4, 5.0 + jitter, 0.0))
         rows += [("mmd", 1.0, lambda_, seed, 12, i + jitter, mmd) for lambda_, i, mmd in infovae]
-    names = ["objective", "alpha", "lambda_", "seed", "receptive_radius", "mutual_information", "squared_mmd"]
+    names = [
+        "objective",
+        "alpha",
+        "lambda_",
+        "seed",
+        "receptive_radius",
+        "mutual_information",
+        "squared_mmd_validation",
+    ]
     return pd.DataFrame(rows, columns=names).assign(status="done", dataset="mnist", decoder="pixelcnn")
 
 
@@ -151,7 +168,7 @@ def test_toy_is_judged_at_the_smallest_floor() -> None:
     one_floor = runs[runs["decoder_min_std"] == 0.1]
     assert judge(BY_NAME["toy_elbo_worsens"], one_floor)["verdict"] == "not measured"  # one floor shows no growth
     assert judge(BY_NAME["toy_mmd_posterior"], one_floor)["verdict"] == "not reproduced"
-    empty = runs.assign(mutual_information=0.3)  # of log 2 = 0.69 nats
+    empty = runs.assign(mutual_information=0.05)  # of log 2 = 0.69 nats
     assert judge(BY_NAME["toy_mmd_posterior"], empty)["n_dropped_seeds"] == 3
 
 
@@ -201,9 +218,33 @@ def test_failed_run_keeps_the_largest_distance_open() -> None:
 def test_log_likelihood_on_a_par_is_within_half_a_nat_under_the_same_decoder() -> None:
     rows = [("elbo", s, 90.0 + s, "pixelcnn") for s in range(3)] + [("mmd", s, 90.3 + s, "pixelcnn") for s in range(3)]
     rows += [("elbo", s, 50.0, "dense") for s in range(3)]
-    runs = pd.DataFrame(rows, columns=["objective", "seed", "nll", "decoder"]).assign(latent_dim=5, status="done")
+    runs = pd.DataFrame(rows, columns=["objective", "seed", "nll", "decoder"])
+    runs = runs.assign(latent_dim=5, status="done", dataset="mnist", mutual_information=5.0)
     row = judge(BY_NAME["mmd_log_likelihood"], runs)
     assert row["verdict"] == "reproduced" and row["mean"] == pytest.approx(-0.2)
+    runs.loc[runs["objective"] == "elbo", "mutual_information"] = 0.0  # the reference may be empty
+    assert judge(BY_NAME["mmd_log_likelihood"], runs)["verdict"] == "reproduced"
+    runs["mutual_information"] = 0.0
+    assert judge(BY_NAME["mmd_log_likelihood"], runs)["verdict"] == "inconclusive"
+
+
+def test_gap_that_is_small_because_the_model_is_poor_is_no_generalisation() -> None:
+    rows = [(o, s, dim, nll + s, gap) for o, nll, gap in (("elbo", 100.0, 20.0), ("mmd", 99.0, 5.0))
+            for s in range(3) for dim in (2, 10)]  # fmt: skip
+    names = ["objective", "seed", "latent_dim", "nll", "nll_gap"]
+    runs = pd.DataFrame(rows, columns=names)
+    runs = runs.assign(status="done", dataset="mnist", n_train=500, mutual_information=5.0)
+    row = judge(BY_NAME["mmd_generalises"], runs)
+    assert row["verdict"] == "reproduced" and row["mean"] == pytest.approx(-1)
+    runs.loc[runs["objective"] == "mmd", "nll"] += 80
+    assert judge(BY_NAME["mmd_generalises"], runs)["verdict"] == "not reproduced"
+
+
+def test_code_that_is_empty_in_one_dimension_is_not_kept() -> None:
+    runs = comparison({"mmd": 0.0}, {"mmd": 9.0})
+    assert judge(BY_NAME["mmd_keeps_z"], runs)["verdict"] == "reproduced"
+    runs.loc[runs["latent_dim"] == 2, "mutual_information"] = 0.0
+    assert judge(BY_NAME["mmd_keeps_z"], runs)["verdict"] == "not reproduced"
 
 
 def test_special_cases_are_identities_and_a_wrong_weight_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,9 @@ from infovae.sources import IDX_FILES, IdxDataSet, Source, cache_folder
 # What stored results depend on. Whoever changes one of these must raise SPLIT_VERSION, which changes the checksums, so
 # that runs on the old split are not taken for runs on the new one.
 PERMUTATION_SHA256 = "2b1481487ab31adbd87211ed7bd4da3313b6891e4fd7b2c3b746ff66c664fa0c"
-DIGITS_CHECKSUM = "db24a44bfbce7e48fc5c48aa227ddf09339cfeefb535917fe16b9c069967e608"
-TWO_POINTS_CHECKSUM = "d656a30033012ffad82001a4ee9567d38405a651f52ea03d475987ec53fb0952"
-MNIST_CHECKSUM = "2ce690bb00b03022dee521e14f754d26c8d50f301e865329ca4d4d56c6fa4827"
+DIGITS_CHECKSUM = "98b233ae5aaafce42c6d2f01550da2159cfa89b08a761d2c45d46a653efe9859"
+TWO_POINTS_CHECKSUM = "f0e64821b76055fb5225aa85cf1120cc285069070381e8d2aab3a94b959eae9d"
+MNIST_CHECKSUM = "b77b85d9166d9e97946f8426422396def9d57aef8ee6481737291d1f0e63e7e5"
 
 N_TRAIN, N_VALIDATION, N_TEST = 240, 40, 30
 
@@ -63,7 +63,9 @@ def test_training_and_validation_images_partition_the_official_training_images()
     train, validation = index_of(mnist.train_images), index_of(mnist.validation_images)
     assert (len(train), len(validation)) == (N_TRAIN - N_VALIDATION, N_VALIDATION)
     assert sorted(train + validation) == list(range(N_TRAIN))
-    assert index_of(mnist.test_images) == list(range(N_TRAIN, N_TRAIN + N_TEST))
+    test = index_of(mnist.test_images)
+    assert sorted(test) == list(range(N_TRAIN, N_TRAIN + N_TEST)) != test
+    assert mnist.test_labels.tolist() == [(index - N_TRAIN) % 10 for index in test]
     assert mnist.train_labels.tolist() == [index % 10 for index in train]
     assert mnist.validation_labels.tolist() == [index % 10 for index in validation]
     assert mnist.train_images.dtype == torch.uint8 and mnist.train_labels.dtype == torch.int64

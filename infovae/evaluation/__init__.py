@@ -80,6 +80,14 @@ def _binarize(images: Tensor, config: RunConfig, seed: int, generator: torch.Gen
     return binarize(images.to(generator.device), generator)
 
 
+def _draw(images: Tensor, n: int, config: RunConfig, static_seed: int, generator: torch.Generator) -> Tensor:
+    """Return n of the images (all if there are fewer), drawn by the run's seed, binarised as the run's are."""
+    rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))[:n]
+    if config.binarization == "static":  # the whole set's draw, of which the run has seen just this
+        images = static_binarization(images, static_seed)
+    return binarize(images[rows].to(generator.device), generator)
+
+
 def _evaluate_latent(
     evaluation: LatentEvaluation, config: RunConfig, model: Model, data: ImageData, generator: torch.Generator
 ) -> Evaluated:
@@ -133,7 +141,8 @@ def _evaluate_likelihood(
     """Return negative bounds on log p(x), in nats per image: upper bounds on the truth, the lower the tighter.
 
     `nll_K` has K draws of the fitted proposal, `nll` the most; `nll_std_error` is the standard error of `nll` as a mean
-    over a sample of images. (Models are compared on the same images: their differences are known better.)
+    over a sample of images. The images are drawn by the run's seed: models of one seed are compared on the same ones,
+    and the spread over seeds contains that of the draw.
     `ess_median` and `ess_5pct` are the effective sample size as a fraction of the draws, the median and the 5th
     percentile over images. `nll_elbo` = -E_q[log p(x|z)] + `elbo_rate` needs no fit: the encoder's own q, one draw for
     each image. `nll_annealed` stands beside `nll_annealed_reference`, which is `nll` of the very same images.
@@ -147,7 +156,7 @@ def _evaluate_likelihood(
             model.decoder, q, x, generator, evaluation.n_draws, evaluation.fit_steps, chunk
         )
 
-    x = _binarize(data.test_images[: evaluation.n_images], config, 1, generator)
+    x = _draw(data.test_images, evaluation.n_images, config, 1, generator)
     q = encode(model, x)
     elbo_rate = float(q.kl().double().mean())
     of_test = estimate(x, q)
@@ -162,8 +171,7 @@ def _evaluate_likelihood(
         "elbo_rate": elbo_rate,
     }
     if evaluation.n_train_images:
-        n_train = min(config.n_train, evaluation.n_train_images)
-        x_train = _binarize(data.train_images[:n_train], config, 0, generator)
+        x_train = _draw(data.train_images[: config.n_train], evaluation.n_train_images, config, 0, generator)
         metrics["nll_train"] = -estimate(x_train, encode(model, x_train)).mean_log_p_x()[evaluation.n_draws]
         metrics["nll_gap"] = metrics["nll"] - metrics["nll_train"]
     if evaluation.n_annealed and config.latent_dim:
@@ -203,14 +211,14 @@ def _evaluate_samples(
     x = binarize(data.test_images.to(device), generator)
     accuracy = (samples.classify(classifier, x).cpu() == data.test_labels).double().mean().item()
     true = samples.class_distribution(data.train_labels)
-    real = binarize(data.train_images[:n].to(device), generator)
+    real = binarize(data.validation_images[:n].to(device), generator)
     test_features = samples.extract_features(classifier, x)
     metrics = {
         "class_cross_entropy": samples.class_cross_entropy(
             true, samples.class_distribution(samples.classify(classifier, generated)), n
         ),
         "class_cross_entropy_real": samples.class_cross_entropy(
-            true, samples.class_distribution(data.test_labels[:n]), n
+            true, samples.class_distribution(samples.classify(classifier, x[:n])), n
         ),
         "frechet_distance": samples.frechet_distance(samples.extract_features(classifier, generated), test_features),
         "frechet_distance_real": samples.frechet_distance(samples.extract_features(classifier, real), test_features),

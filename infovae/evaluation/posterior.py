@@ -53,11 +53,12 @@ class Densities(NamedTuple):
 def posterior_metrics(model: Model, z_max: float = 10.0, n_grid: int = 1001) -> dict[str, float]:
     """Return how far q(z|x) is from the true posterior and q(z) from the prior, means over x = -1 and x = +1 in nats.
 
-    `posterior_kl` is KL(q(z|x) || p(z|x)), integrated over the grid; `log_evidence` is log p(x) and `elbo` the bound on
-    it, from an expectation under q(z|x) on its own grid and the closed form of the rate. So elbo = log_evidence -
-    posterior_kl holds as far as the integrals are right. `marginal_kl` is KL(q(z) || p(z)), `mutual_information` is
-    I(x;z) = rate - marginal_kl, at most log 2. `q_mean_minus`, `q_std_minus`, `q_mean_plus`, `q_std_plus` are the
-    moments of q(z|-1) and q(z|+1), `q_separation` the distance of the two means: which is on the left is chance.
+    `posterior_kl` is KL(q(z|x) || p(z|x)), integrated over the grid; `log_evidence` is log p(x) and `elbo` the bound
+    on it, from an expectation under q(z|x) on its own grid and the closed form of the rate. That elbo = log_evidence -
+    posterior_kl checks both integrals over q(z|x), not the one over p(z|x), which both sides share. `marginal_kl` is
+    KL(q(z) || p(z)), `mutual_information` is I(x;z) = rate - marginal_kl, at most log 2. `q_mean_minus`,
+    `q_std_minus`, `q_mean_plus`, `q_std_plus` are the moments of q(z|-1) and q(z|+1), `q_separation` the distance of
+    the two means: which is on the left is chance.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class AmortizedInference(Experiment):
-    """Every objective at alpha = 0 on the data {-1, +1}, over the floor of the decoder's standard deviation."""
+    """Every objective on {-1, +1}, those with a divergence at alpha = 0, over the floor of the decoder's deviation."""
 
     name: ClassVar[str] = "amortized_inference"
     title: ClassVar[str] = "Amortised inference"

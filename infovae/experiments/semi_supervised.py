@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from infovae.config import Count, Decoder, PixelConfig, RunConfig, SemiSupervisedEvaluation
+from infovae.config import Count, Decoder, LatentEvaluation, PixelConfig, RunConfig, SemiSupervisedEvaluation
 from infovae.experiments import Experiment, LatentDims, Objectives, aggregate, product
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ class SemiSupervised(Experiment):
 
         choices = product(seed=self.seeds, latent_dim=self.latent_dims, objective=self.objectives)
         runs = [
-            Task(RunConfig(**choice, **self.budget, decoder=self.decoder), (self.evaluation,)) for choice in choices
+            Task(RunConfig(**choice, **self.budget, decoder=self.decoder), (self.evaluation, LatentEvaluation()))
+            for choice in choices
         ]
         return [*runs, Task(PixelConfig(dataset=self.dataset, n_train=self.n_train), (self.evaluation,))]
 
