@@ -379,7 +379,8 @@ class _Progress:
         self.bar.update(self.jobs[key].seconds * max(0.0, share - self.shares.get(key, 0)))
         self.shares[key] = share
         latest = list(self.running.values())[-2:]
-        self.bar.set_description_str(f"{self.n_done} of {self.n_done + len(self.jobs)} jobs done; " + "; ".join(latest))
+        text = f"{self.n_done} of {self.n_done + len(self.jobs)} jobs done; " + "; ".join(latest)
+        self.bar.set_description_str(text, refresh=False)  # the bar itself decides how often it is drawn
 
 
 @contextmanager
