@@ -1,5 +1,7 @@
 """Shared by the tests: the embedded digits, and a store and results folder of each test's own."""
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,15 @@ settings.load_profile("shared-machine")
 def digits() -> ImageData:
     """Scikit-learn's 8x8 digits: no download."""
     return load("digits")
+
+
+@pytest.fixture(autouse=True)
+def logging_left_as_found() -> Iterator[None]:
+    """The command line, called within the process, sets how much is logged: the next test must not see it."""
+    logger = logging.getLogger("infovae")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture
