@@ -262,7 +262,7 @@ def stein_direction(z: Tensor, bandwidth: Bandwidth, include_self: bool = False)
         M = (s / (s + 4 v))^(dim/2). For n = 100 and bandwidth `"paper"` that is v = 0.44 in 10 dimensions, and 0,
         a collapse, in 20 and more; for `"prior"` 0.76, 0.39 and 0.10 in 10, 40 and 80. Trained on fresh noise in 2 to
         80 dimensions, codes land within 3 % of that v, and within 3 % of v = 1 without j = i (in the tests).
-        DEVIATION: Stein variational gradient descent as published includes j = i.
+        DEVIATION: j = i is left out of the mean; Stein variational gradient descent as published includes it.
 
         True for one fixed set of particles moved again and again: there sum_{j != i} z_j = -z_i once the mean is 0,
         and leaving j = i out pushes every particle outwards by z_i / n, up to about v = 1 + s / (2 n).

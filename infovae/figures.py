@@ -302,14 +302,14 @@ def plot_latent_usage(table: pd.DataFrame, runs: pd.DataFrame) -> Figure:
         _dots(ax, of_elbo["receptive_radius"], of_elbo[metric], "elbo")
         for number, lambda_ in enumerate(lambdas):
             group = family[(family["alpha"] == alpha) & (family["lambda_"] == lambda_)]
-            shade = str(PALETTE["mmd"])
+            name = str(group["objective"].iloc[0]) if len(group) else "mmd"
             _errorbar(
                 ax, group["receptive_radius"] + 0.1 * (number + 1), group[metric], group.get(f"{metric}_ci95"),
-                f"λ = {lambda_:g}", color=shade, alpha=0.35 + 0.65 * (number + 1) / len(lambdas),
+                f"{name}, λ = {lambda_:g}", color=PALETTE[name], alpha=0.35 + 0.65 * (number + 1) / len(lambdas),
                 marker="os^Dv"[number % 5],
             )  # fmt: skip
             chosen = (runs["objective"] != "elbo") & (runs["alpha"] == alpha) & (runs["lambda_"] == lambda_)
-            _dots(ax, runs[chosen]["receptive_radius"] + 0.1 * (number + 1), runs[chosen][metric], "mmd")
+            _dots(ax, runs[chosen]["receptive_radius"] + 0.1 * (number + 1), runs[chosen][metric], name)
         cap = table["mutual_information_cap"].max()
         ax.axhline(cap, color="0.5", lw=0.6)
         ax.axhline(0, color="0.5", lw=0.6)

@@ -87,6 +87,7 @@ def to_html(notebook: Path, title: str) -> str:
 
     exporter = HTMLExporter(mathjax_url="", require_js_url="", mermaid_js_url="", embed_images=True)
     resources = {"metadata": {"name": f"InfoVAE · {title}"}}
+    exporter.log.setLevel(logging.ERROR)
     return exporter.from_filename(str(notebook), resources=resources)[0]
 
 
@@ -105,6 +106,7 @@ def _run(source: Path, target: Path, parameters: dict[str, Any]) -> str:
         papermill.execute_notebook(
             str(source), str(target), parameters, kernel_name="python3", iopub_timeout=60, progress_bar=False,
             cwd=str(PROJECT_ROOT), log_output=False,
+            extra_arguments=["--IPKernelApp.log_level=40"],  # its note on unencrypted loopback is for shared machines
         )  # fmt: skip
     except PapermillExecutionError as error:
         return f"{error.ename}: {error.evalue}"

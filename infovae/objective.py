@@ -95,7 +95,9 @@ def make_lambda(config: RunConfig, device: torch.device) -> ChooseLambda:
 class AdaptiveLambda(nn.Module):
     """Steers lambda_ so that the squared MMD of a batch, a V-statistic, stays at `mmd_target` times its null level.
 
-    DEVIATION: the paper's lambda_ is constant. After each step log lambda_ grows by
+    DEVIATION: here lambda_ follows the MMD that training reaches; the paper's is constant.
+
+    After each step log lambda_ grows by
 
         log(lambda_ / lambda_start) / (lambda_warmup steps) * clamp(log(MMD / (mmd_target null)), -1, 1)
 

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import uuid
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -98,7 +99,7 @@ def cache_folder() -> Path:
     """Folder of the verified files: INFOVAE_CACHE, or the user's cache folder; one subfolder per data set."""
     if named := os.environ.get("INFOVAE_CACHE"):
         return Path(named).expanduser()
-    import pooch
+    pooch = _import_pooch()
 
     return Path(pooch.os_cache("infovae"))
 
@@ -203,7 +204,7 @@ class _Sink(io.BytesIO):
 
 def _download(url: str) -> bytes:
     """Download into memory; in a thread, since a name look-up and a host's many addresses escape socket timeouts."""
-    import pooch
+    pooch = _import_pooch()
 
     # pooch imports it in the first download: on a slow disk for seconds, which are not the host's.
     importlib.import_module("requests")
@@ -300,3 +301,11 @@ def _only_file(folder: str, pattern: str) -> Path:
     if len(paths) != 1:
         raise DataError(f"expected one {pattern} file to be delivered, found {len(paths)}")
     return paths[0]
+
+
+def _import_pooch() -> Any:
+    """Return pooch, without the warning that tqdm gives in a notebook for want of widgets."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pooch
+    return pooch

@@ -203,8 +203,10 @@ def describe(config: RunConfig | PixelConfig) -> str:
     """Return a run in a few words, for people who wait for it."""
     if isinstance(config, PixelConfig):
         return "pixels"
-    floor = f" floor={config.decoder_min_std:g}" if config.decoder == "scalar" else ""
-    return f"{config.objective} λ={config.lambda_:g} d={config.latent_dim}{floor} seed={config.seed}"
+    details = {"scalar": f" floor={config.decoder_min_std:g}", "pixelcnn": f" radius={config.receptive_radius}"}
+    weights = f"α={config.alpha:g} λ={config.lambda_:g}"
+    detail = details.get(config.decoder, f" n={config.n_train}")
+    return f"{config.objective} {weights} d={config.latent_dim}{detail} seed={config.seed}"
 
 
 def _train_jobs(identity: str, config: RunConfig | PixelConfig, rank: int, store: Store) -> list[Job]:

@@ -141,7 +141,7 @@ def training_images(config: RunConfig, data: ImageData) -> Tensor:
 def decay(progress: float) -> float:
     """Return the learning rate's factor: 1 in the first half of training, then linear to 0.
 
-    DEVIATION: the paper trains at a constant rate for far longer.
+    DEVIATION: the learning rate falls to 0 over the second half of training; the paper's is constant, for far longer.
     """
     return min(1.0, 2 * (1 - progress))
 

@@ -8,6 +8,7 @@ the verdict from being more than inconclusive.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -18,7 +19,7 @@ Effects = Callable[[pd.DataFrame], pd.Series]
 """Maps all runs of an experiment to one number per seed; KeyError where the runs hold no such condition or metric."""
 
 Status = Literal["seed", "checked", "recalled"]
-Verdict = Literal["reproduced", "not reproduced", "inconclusive", "not measured"]
+Verdict = Literal["reproduced", "exact", "not reproduced", "inconclusive", "not measured"]
 Dims = Literal["all", "few", "many", "above 2"]
 
 SOURCES: dict[Status, str] = {"seed": "seed", "checked": "paper", "recalled": "paper (recalled, unverified)"}
@@ -79,10 +80,7 @@ def judge(claim: Claim, runs: pd.DataFrame | None) -> dict[str, object]:
     mean, half_width = float("nan"), float("nan")
     if n:
         mean = float(effects.mean())
-    if n > 1:
-        from scipy import stats
-
-        half_width = float(stats.t.ppf(0.975, n - 1) * effects.std() / n**0.5)
+        half_width = _half_width(effects)
     return {
         "claim": claim.name,
         "statement": claim.statement,
@@ -116,8 +114,8 @@ def judge_identity(
         "ci95_high": error,
         "n_seeds": 0,
         "n_dropped_seeds": 0,
-        "verdict": "reproduced" if error < bound else "not reproduced",
-        "rule": f"an identity: reproduced if the difference lies below {bound:g}, else not reproduced",
+        "verdict": "exact" if error < bound else "not reproduced",
+        "rule": f"an identity: exact if the difference lies below {bound:g}, else not reproduced",
     }
 
 
@@ -160,14 +158,32 @@ def per_seed(values: pd.Series) -> pd.Series:
     return values.groupby("seed").agg(lambda group: group.mean(skipna=False))
 
 
+def _least_favourable(values: pd.Series) -> pd.Series:
+    """Return, of values by seed and conditions, those of the condition whose 95 % interval reaches highest.
+
+    So a claim about every condition holds only where every interval does. (Each seed's own worst condition would have
+    too narrow an interval.) A seed that lacks a condition is NaN.
+    """
+    wide = values.unstack([name for name in values.index.names if name != "seed"])
+    wide = wide.to_frame() if isinstance(wide, pd.Series) else wide
+    reach = [wide[column].mean() + _half_width(wide[column].dropna()) for column in wide]
+    highest = max(range(len(reach)), key=lambda i: -math.inf if math.isnan(reach[i]) else reach[i])
+    if all(math.isnan(value) for value in reach):  # a single seed has no interval
+        highest = int(wide.mean().fillna(-math.inf).to_numpy().argmax())
+    return wide.iloc[:, highest].where(wide.notna().all(axis=1))
+
+
+def _half_width(values: pd.Series) -> float:
+    """Return the half-width of Student's 95 % interval of the mean; NaN for a single value."""
+    from scipy import stats
+
+    n = len(values)
+    return float(stats.t.ppf(0.975, n - 1) * values.std() / n**0.5) if n > 1 else math.nan
+
+
 def worst_level(metric: str, objective: str, sign: float = 1, shift: float = 0) -> Effects:
-    """Return sign * metric + shift of one objective in the dimension where it is largest; NaN if one is missing."""
-
-    def effects(runs: pd.DataFrame) -> pd.Series:
-        values = sign * _by_condition(runs, metric)[objective] + shift
-        return values.groupby("seed").agg(lambda group: group.max(skipna=False))
-
-    return effects
+    """Return sign * metric + shift of one objective in the least favourable dimension."""
+    return lambda runs: _least_favourable(sign * _by_condition(runs, metric)[objective] + shift)
 
 
 def difference(
@@ -206,11 +222,13 @@ def against_best(metric: str, objective: str) -> Effects:
 
 
 def worst_excess(objective: str, tolerance: float) -> Effects:
-    """Return the largest excess of the class cross-entropy over that of real images, less a tolerance."""
+    """Return the excess of the class cross-entropy over that of real images in the least favourable dimension, less a
+    tolerance.
+    """
 
     def effects(runs: pd.DataFrame) -> pd.Series:
         ours, real = (_by_condition(runs, m)[objective] for m in ("class_cross_entropy", "class_cross_entropy_real"))
-        return (ours - real).groupby("seed").agg(lambda group: group.max(skipna=False)) - tolerance
+        return _least_favourable(ours - real) - tolerance
 
     return effects
 
@@ -274,15 +292,12 @@ def growth(condition: str, metric: str, objective: str, *others: str) -> Effects
     return effects
 
 
-def largest_distance(metric: str, objective: str, tolerance: float) -> Effects:
-    """Return the largest |metric| of an objective over all conditions, less a tolerance; NaN if one code is empty."""
+def largest_distance(metric: str, objective: str, tolerance: float, *conditions: str) -> Effects:
+    """Return |metric| of an objective in the least favourable condition, less a tolerance; used codes."""
 
     def effects(runs: pd.DataFrame) -> pd.Series:
-        if objective not in set(runs["objective"]):
-            raise KeyError(objective)
-        runs = runs[runs["objective"] == objective]
-        values = _used(runs, metric).abs().where(runs["status"] == "done")
-        return values.groupby(runs["seed"]).agg(lambda group: group.max(skipna=False)) - tolerance
+        wide = _pivot(runs, _used(runs, metric).abs(), *conditions)
+        return _least_favourable(wide[objective]) - tolerance
 
     return effects
 

@@ -79,7 +79,7 @@ def test_every_deviation_of_the_code_is_listed() -> None:
     )
     listed = list_deviations()
     assert len(listed) == marks >= 5
-    assert all(len(text) > 20 for _, text in listed)
+    assert all(len(text) > 20 and text.endswith((".", ")")) for _, text in listed), listed
 
 
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda path: path.name)

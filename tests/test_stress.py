@@ -39,7 +39,9 @@ def report() -> Iterator[list[str]]:
     """Lines for results/stress.md, written when the last test is done."""
     lines: list[str] = []
     yield lines
-    text = "# Stress\n\nWhat `make stress` last saw, on 2 cores.\n\n" + "".join(f"- {line}\n" for line in lines)
+    text = f"# Stress\n\nWhat `make stress` last saw, on {os.cpu_count()} cores.\n\n" + "".join(
+        f"- {line}\n" for line in lines
+    )
     (PROJECT_ROOT / "results" / "stress.md").write_text(text, encoding="utf-8")
 
 
@@ -108,7 +110,9 @@ def finished(home: Path) -> dict[Path, int]:
 def children(process: subprocess.Popen[bytes]) -> dict[str, list[int]]:
     """Return the living processes by what they are: driver, worker, kernel."""
     found: dict[str, list[int]] = {"driver": [process.pid], "worker": [], "kernel": []}
-    listing = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(
+        ["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+    ).stdout
     rows = [line.split(None, 2) for line in listing.splitlines()]
     family = {process.pid}
     for pid, parent, arguments in rows * 3:  # three generations
@@ -116,7 +120,7 @@ def children(process: subprocess.Popen[bytes]) -> dict[str, list[int]]:
             family.add(int(pid))
             if "ipykernel" in arguments:
                 found["kernel"].append(int(pid))
-            elif "spawn_main" in arguments:
+            elif "multiprocessing.spawn" in arguments:
                 found["worker"].append(int(pid))
     return {kind: pids for kind, pids in found.items() if pids}
 
@@ -252,8 +256,9 @@ def test_ten_thousand_runs_cost_the_driver_little(
         return (time.perf_counter() - begin) / n
 
     with LocalCluster(
-        n_workers=N_WORKERS, threads_per_worker=1, processes=False, host="127.0.0.1", dashboard_address=None
-    ) as cluster:
+        n_workers=N_WORKERS, threads_per_worker=1, processes=False, protocol="tcp", host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+    ) as cluster:  # fmt: skip
         monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", cluster.scheduler_address)
         run(N_RUNS // 5, Store(tmp_path / "first"))
         before = memory()

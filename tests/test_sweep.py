@@ -160,4 +160,4 @@ def test_progress_names_what_is_left(store: Store) -> None:
     seen: list[set[str]] = []
     sweep([Task(tiny(), (LATENT,))], store, seen.append)
     assert [len(keys) for keys in seen] == [2, 1, 0]
-    assert sweep_module.describe(tiny()) == "elbo λ=1 d=2 seed=0"
+    assert sweep_module.describe(tiny()) == "elbo α=0 λ=1 d=2 radius=4 seed=0"

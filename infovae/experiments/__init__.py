@@ -130,7 +130,7 @@ def check_data_size(config: RunConfig) -> None:
     """Raise ValueError if the data set has fewer training images than the run asks for."""
     if config.n_train > N_TRAIN_MAX[config.dataset]:
         limit = N_TRAIN_MAX[config.dataset]
-        raise ValueError(f"n_train must be at most {limit} for {config.dataset}, got {config.n_train}")
+        raise ValueError(f"n_train must be at most {limit} for {config.dataset}, got {config.n_train}: give it too")
 
 
 def experiment_class(name: str) -> type[Experiment]:
