@@ -119,11 +119,11 @@ def reproduce(profile: str, folder: Path) -> list[str]:
     failed = runs[runs["status"] != "done"]
     problems += [f"run {row.run_id} ({row.objective}) {row.status}" for row in failed.itertuples()]
     write_environment(folder)
-    write_report(profile, folder)
     try:
         execute(REPORT_NOTEBOOK, {"profile": profile}, folder / "report", proof="claims.csv")
     except NotebookError as error:
         problems.append(str(error))
+    write_report(profile, folder)  # last: it links every page to the index
     return problems
 
 
