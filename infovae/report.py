@@ -45,7 +45,7 @@ def publish(
     figures: dict[str, Captioned],
     output_folder: str,
     history: pd.DataFrame | None = None,
-) -> pd.DataFrame:
+) -> Styler:
     """Write what an experiment found into `output_folder` and return its table, formatted for reading.
 
     Files: parameters.json, runs.csv (one row per run), history.csv, one PNG per figure, captions.json (what each shows
@@ -64,7 +64,7 @@ def publish(
         in_order = json.dumps(captions, indent=1, ensure_ascii=False)
         write_atomically(folder / "captions.json", f"{in_order}\n".encode())
         write_tables(experiment, runs, folder)
-    return format_table(experiment.table(runs))
+    return show_table(format_table(experiment.table(runs)))
 
 
 def write_tables(experiment: Experiment, runs: pd.DataFrame, folder: Path) -> None:
@@ -228,17 +228,17 @@ def format_claims(claims: pd.DataFrame) -> pd.DataFrame:
 
 def group_claims(claims: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the ledger by experiment: title, count of verdicts in words, rows, and the same as a readable frame."""
-    titles = {name: experiment_class(name).title for name in MODULES}
+    titles = {name: experiment_class(name).title for name in MODULES} | {"": "Special cases, exact by construction"}
     groups = []
-    for name, group in claims.fillna({"experiment": ""}).groupby("experiment", sort=False):
+    for name, title in titles.items():
+        group = _sorted(claims[claims["experiment"].fillna("") == name])
         counts = group["verdict"].value_counts()
-        rows = [{**row, "measured": _measured(row)} for row in _sorted(group).to_dict("records")]
         groups.append(
             {
                 "name": name or "identities",
-                "title": titles.get(str(name), "Special cases, exact by construction"),
+                "title": title,
                 "counts": ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if verdict in counts),
-                "rows": rows,
+                "rows": [{**row, "measured": _measured(row)} for row in group.to_dict("records")],
                 "frame": format_claims(group),
             }
         )
@@ -285,9 +285,13 @@ def discuss(
 
 def show_claims(claims: pd.DataFrame) -> Styler:
     """Return the readable ledger for a notebook, with every word of every cell."""
+    return show_table(format_claims(claims), "claims")
+
+
+def show_table(readable: pd.DataFrame, identity: str = "table") -> Styler:
+    """Return a table of words for a notebook, with all of its columns; identities differ within a page."""
     left = {"text-align": "left", "vertical-align": "top"}
-    style = format_claims(claims).style.hide(axis="index").set_uuid("claims")
-    return style.set_properties(subset=None, **left)
+    return readable.style.hide(axis="index").set_properties(subset=None, **left).set_uuid(identity)
 
 
 def format_headline(published: dict[str, tuple[Experiment, pd.DataFrame]]) -> pd.DataFrame:
