@@ -76,11 +76,12 @@ class Captioned(Figure):
         from IPython.display import Image, Markdown, display
 
         png = self.to_png()
-        display(Image(data=png, alt=self.alt, width=_width(png) * 100 // DPI), Markdown(self.caption))
+        display(Image(data=png, alt=self.alt, width=display_width(png)), Markdown(self.caption))
 
 
-def _width(png: bytes) -> int:
-    return int.from_bytes(png[16:20], "big")  # of the IHDR chunk, which comes first
+def display_width(png: bytes) -> int:
+    """Return the width in pixels at which a PNG of `DPI` is to be shown, its text at the size of the page's."""
+    return int.from_bytes(png[16:20], "big") * 100 // DPI  # of the IHDR chunk, which comes first
 
 
 def plot_by_dimension(table: pd.DataFrame, runs: pd.DataFrame, metrics: Mapping[str, float | str | None]) -> Captioned:
@@ -611,7 +612,7 @@ def _span(ax: Axes, values: list[float]) -> None:
 def _legend(figure: Figure, ax: Axes | None = None, handles: Any = (), labels: Any = ()) -> None:
     if ax is not None:
         handles, labels = ax.get_legend_handles_labels()
-    n_columns = max(1, min(len(labels), int(figure.get_figwidth() / 1.15)))
+    n_columns = max(1, min(len(labels), int(figure.get_figwidth() / 1.1)))
     figure.legend(handles, labels, loc="outside lower center", ncols=n_columns, frameon=False, fontsize=9)
 
 

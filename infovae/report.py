@@ -32,7 +32,8 @@ READING = (
     f"reproduced if the interval lies above, else inconclusive. A code with I(x;z) below {EMPTY_CODE:g} nat (toy: "
     f"{EMPTY_TOY_CODE:g}) is empty: where a claim is about used codes, a seed with an empty one drops out, and the "
     "claim stays open. Statements and bounds stand in `infovae/claims.py`, the rule in "
-    "`infovae/verdicts.py`, all of it in claims.csv."
+    "`infovae/verdicts.py`, all of it in claims.csv. Sources: *paper*, confirmed in a second public source; *paper "
+    "(recalled, unverified)*, from memory; *seed*, the summary of the paper that this project started from."
 )
 """How to read the ledger."""
 
@@ -53,14 +54,18 @@ def publish(
     notebook runs as it is in JupyterLab.
     """
     if output_folder:
+        from infovae.figures import display_width
+
         folder = Path(output_folder)
         write_atomically(folder / "parameters.json", to_json(experiment.model_dump(mode="json")) + b"\n")
         write_atomically(folder / "runs.csv", runs.to_csv(index=False).encode())
         if history is not None:
             write_atomically(folder / "history.csv", history.to_csv(index=False, float_format="%.6g").encode())
+        captions = {}
         for name, figure in figures.items():
-            write_atomically(folder / f"{name}.png", figure.to_png())
-        captions = {name: {"alt": figure.alt, "caption": figure.caption} for name, figure in figures.items()}
+            png = figure.to_png()
+            write_atomically(folder / f"{name}.png", png)
+            captions[name] = {"alt": figure.alt, "caption": figure.caption, "width": display_width(png)}
         in_order = json.dumps(captions, indent=1, ensure_ascii=False)
         write_atomically(folder / "captions.json", f"{in_order}\n".encode())
         write_tables(experiment, runs, folder)
@@ -173,13 +178,13 @@ def _section(folder: Path, experiment: Experiment, runs: pd.DataFrame) -> dict[s
 
 
 def _load_captions(folder: Path) -> dict[str, dict[str, str]]:
-    """Return name -> alt and caption of an experiment's figures, in their order; none if it was published without."""
+    """Return name -> alt, caption and width of an experiment's figures, in order; none if it was published without."""
     path = folder / "captions.json"
     if not path.is_file():
         return {}
     try:
         captions = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): {key: str(words[key]) for key in ("alt", "caption")} for name, words in captions.items()}
+        return {name: {key: str(words[key]) for key in ("alt", "caption", "width")} for name, words in captions.items()}
     except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
         raise ParameterError(f"{path} is damaged ({error}): restore it or run `make reproduce` again") from error
 
@@ -334,11 +339,12 @@ def list_deviations() -> list[tuple[str, str]]:
 
 def describe_budget(experiment: Experiment, runs: pd.DataFrame) -> str:
     """Say in one sentence what the numbers of an experiment rest on."""
+    n_seeds = len(experiment.seeds)
     seconds = runs["train_seconds"].sum() if "train_seconds" in runs else 0.0
     sizes = sorted(set(runs["n_train"]))
     epochs = [experiment.steps * experiment.batch_size / n for n in sizes]
     return (
-        f"{len(runs)} runs on {experiment.dataset}, {len(experiment.seeds)} seed(s), "
+        f"{len(runs)} runs on {experiment.dataset}, {n_seeds} seed{'s' if n_seeds > 1 else ''}, "
         f"{', '.join(f'{n:,}' for n in sizes)} training images, {experiment.steps:,} steps of {experiment.batch_size} "
         f"({', '.join(f'{n:.3g}' for n in epochs)} epochs), {seconds:,.0f} s of training in all"
     )

@@ -45,7 +45,8 @@ def render_notebook(notebook: Path, home: str = "") -> str:
     from jinja2 import PackageLoader
     from nbconvert import HTMLExporter
 
-    exporter = HTMLExporter(template_file="notebook.html.j2", extra_loaders=[PackageLoader("infovae", "site")])
+    loader = PackageLoader("infovae", "site")
+    exporter = HTMLExporter(template_file="notebook.html.j2", extra_loaders=[loader], exclude_anchor_links=True)
     exporter.log.setLevel(logging.ERROR)
     content = nbformat.read(notebook, as_version=4)
     heading = re.search(r"^# (.+)$", "\n".join(cell.source for cell in content.cells), re.M)
@@ -95,12 +96,13 @@ def read(name: str) -> str:
 @lru_cache
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader
-    from nbconvert.filters import markdown2html
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
     environment = Environment(
         loader=PackageLoader("infovae", "site"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["markdown"] = markdown2html
+    markdown = MarkdownWithMath(renderer=IPythonRenderer(escape=True, exclude_anchor_links=True))
+    environment.filters["markdown"] = markdown.render
     environment.globals["draw_interval"] = draw_interval
     return environment
 

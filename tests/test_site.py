@@ -1,0 +1,148 @@
+"""Pages load nothing from elsewhere, say what their figures show, and can be read in a browser without an error."""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import nbformat
+import pytest
+
+from infovae.config import PROJECT_ROOT
+from infovae.site import draw_interval, read, render_discussion, render_notebook
+
+RESULTS = PROJECT_ROOT / "results"
+PAGES = sorted(path for path in RESULTS.glob("*/**/*.html") if path.relative_to(RESULTS).parts[0] != "custom")
+LOADING = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src", "object": "data"}
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Page(HTMLParser):
+    """What a browser would load from a page, what it links to, and what it tells those who cannot see it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path, self.text = path, path.read_text(encoding="utf-8")
+        self.loads: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(self.text)
+        self.loads += re.findall(r"@import\s+[\"']?([^\"';]+)", self.text) + re.findall(
+            r"url\([\"']?([^\"')]+)", self.text
+        )
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.tags.append((tag, given))
+        if tag in LOADING and LOADING[tag] in given:
+            self.loads.append(given[LOADING[tag]] or str(self.path))  # an empty address loads the page itself
+        if tag == "a" and given.get("href"):
+            self.links.append(str(given["href"]))
+        if given.get("id"):
+            self.ids.append(str(given["id"]))
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        """The attributes of every element of one kind."""
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def check(path: Path) -> None:
+    """Assert that a page stands alone beside the files it names, and can be heard as well as seen."""
+    page = Page(path)
+    for address in page.loads:
+        assert address.startswith("data:") or (path.parent / address).is_file(), f"{path} loads {address[:80]}"
+        assert not re.match(r"([a-z]+:)?//", address), f"{path} requests {address[:80]}"
+    for link in page.links:
+        if not re.match(r"[a-z]+:", link):
+            file, _, anchor = unquote(link).partition("#")
+            assert not file or (path.parent / file).exists(), f"{path} links to {file}, which is not there"
+            assert file or not anchor or anchor in page.ids, f"{path} links to #{anchor}, which is not there"
+    assert len(set(page.ids)) == len(page.ids)
+    assert page.all("html")[0]["lang"] == "en" and page.all("title") and page.all("main") and page.all("nav")
+    assert len(page.all("h1")) == 1
+    assert all(len(image.get("alt") or "") > 30 for image in page.all("img")), "a figure has no alternative text"
+    assert all(head.get("scope") for head in page.all("th"))
+    assert not page.all("script")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(RESULTS)))
+def test_committed_pages_stand_alone(path: Path) -> None:
+    check(path)
+    if path.name == "notebook.html":
+        assert "../index.html" in Page(path).links
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "<script src='https://a.b/c.js'></script>",
+        "<img src='//a.b/c.png' alt='x'>",
+        "<style>@import 'https://a.b'</style>",
+    ],
+)
+def test_check_sees_a_request(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(f"<html lang=en><title>t</title><nav></nav><main><h1>h</h1>{damage}</main></html>")
+    with pytest.raises(AssertionError, match=r"loads|requests"):
+        check(path)
+
+
+def test_notebook_becomes_a_page(tmp_path: Path) -> None:
+    image = nbformat.v4.new_output(
+        "display_data", {"image/png": "iVBORw0KGgo="}, metadata={"image/png": {"alt": 'a "b" <c>'}}
+    )
+    cells = [nbformat.v4.new_markdown_cell("# A & B"), nbformat.v4.new_code_cell("x = 1", outputs=[image])]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebook.ipynb")
+    (tmp_path / "page.html").write_text(render_notebook(tmp_path / "notebook.ipynb"))
+    page = Page(tmp_path / "page.html")
+    assert page.all("img")[0]["alt"] == 'a "b" <c>'
+    assert "<title>A &amp; B · InfoVAE" in page.text and page.links == ["notebook.ipynb"] and "highlight" in page.text
+
+
+def test_interval_lies_on_its_side_of_the_bound() -> None:
+    drawn = draw_interval(low=1.0, mean=2.0, high=3.0, bound=0.5)
+    start, end = map(float, re.findall(r"M([\d.]+) 10H([\d.]+)", drawn)[0])
+    (dot,) = map(float, re.findall(r'cx="([\d.]+)"', drawn))
+    assert 80 < start < dot < end <= 160 and dot - start == pytest.approx(end - dot, abs=0.2)
+    assert "interval" not in draw_interval(math.nan, -1.0, math.nan, 0.0)
+    assert float(re.findall(r'cx="([\d.]+)"', draw_interval(math.nan, -1.0, math.nan, 0.0))[0]) < 80
+    assert "circle" not in draw_interval(math.nan, math.nan, math.nan, 0.0)
+
+
+def test_style_speaks_of_every_class_that_a_verdict_has() -> None:
+    assert all(f".{name}" in read("style.css") for name in ("reproduced", "exact", "not-reproduced", "inconclusive"))
+
+
+def test_discussion_lists_what_was_refuted() -> None:
+    given = {
+        "profile": "quick", "device": "cpu", "seeds": [2], "caveats": [("T", "C.")], "n_open": 3, "n_leaning": 2,
+        "n_dropped": 1, "n_unmeasured": 4, "n_pairs": 5, "n_agreeing": 6, "deviations": [("m.py", "text.")],
+    }  # fmt: skip
+    refuted = {"statement": "S.", "effect": "E", "measured": "1 [0.5, 2]", "bound": 0.0}
+    assert "- S. E: 1 [0.5, 2], bound 0." in render_discussion(refuted=[refuted], **given)
+    text = render_discussion(refuted=[], **given)
+    assert "No claim was judged" in text and "`m.py`" in text and "trained on a CPU" in text
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(RESULTS)))
+def test_browser_requests_nothing_and_sees_no_error(path: Path, tmp_path: Path) -> None:
+    quiet = ["quic", "first-run", "background-networking", "component-update", "sync", "gpu", "extensions"]
+    done = subprocess.run(
+        [
+            str(CHROMIUM), "--headless", "--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in quiet),
+            f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={tmp_path / 'net.json'}",
+            "--enable-logging=stderr", "--dump-dom", path.as_uri(),
+        ],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert "</html>" in done.stdout, done.stderr
+    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    log = json.loads((tmp_path / "net.json").read_text(encoding="utf-8", errors="replace"))
+    urls = {event["params"]["url"] for event in log["events"] if "url" in event.get("params", {})}
+    assert not [url for url in urls if url.startswith("http") or url.startswith("ws")]
