@@ -52,7 +52,8 @@ def test_every_experiment_is_published_whole(smoke: Path, name: str) -> None:
     folder = smoke / "results" / "smoke" / name
     published = {path.name for path in folder.iterdir()}
     assert {
-        "notebook.ipynb", "notebook.html", "runs.csv", "table.csv", "table.md", "table.tex", "parameters.json", "captions.json",
+        "notebook.ipynb", "notebook.html", "runs.csv", "table.csv", "table.md", "table.tex", "parameters.json",
+        "captions.json",
     } <= published  # fmt: skip
     assert any(path.endswith(".png") for path in published)
     assert not [path for path in published if path.startswith(".staging") or "failed" in path]

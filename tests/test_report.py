@@ -115,7 +115,7 @@ def test_damaged_captions_are_refused_by_name(tmp_path: Path) -> None:
     runs.assign(alpha=0.0, lambda_=1.0, n_train=9).to_csv(tmp_path / "latent_usage/runs.csv", index=False)
     for content in ("{", "[]", '{"a": {}}', '{"a": 1}'):
         (tmp_path / "latent_usage/captions.json").write_text(content)
-        with pytest.raises(ParameterError, match="captions.json is damaged"):
+        with pytest.raises(ParameterError, match=r"captions\.json is damaged"):
             write_report("quick", tmp_path)
 
 
