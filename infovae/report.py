@@ -284,8 +284,20 @@ def discuss(
         n_unmeasured=int((verdicts == "not measured").sum()),
         n_pairs=len(counted),
         n_agreeing=sum(paper == ours for paper, ours in counted),
+        **_leave_one_out(published, claims),
         deviations=list_deviations(),
     )
+
+
+def _leave_one_out(published: dict[str, tuple[Experiment, pd.DataFrame]], claims: pd.DataFrame) -> dict[str, int]:
+    """Return how many verdicts are decided, stay so whichever seed is left out, and turn round without one."""
+    decided = claims["verdict"].isin(["reproduced", "not reproduced"])
+    stays, turns = decided.copy(), pd.Series(False, index=claims.index)
+    for seed in sorted({seed for experiment, _ in published.values() for seed in experiment.seeds}):
+        without = ledger({name: runs[runs["seed"] != seed] for name, (_, runs) in published.items()})["verdict"]
+        stays &= without == claims["verdict"]
+        turns |= decided & without.isin(["reproduced", "not reproduced"]) & (without != claims["verdict"])
+    return {"n_decided": int(decided.sum()), "n_stable": int(stays.sum()), "n_turned": int(turns.sum())}
 
 
 def show_claims(claims: pd.DataFrame) -> Styler:

@@ -16,6 +16,7 @@ from infovae.figures import Captioned
 from infovae.labels import LABELS
 from infovae.report import (
     compare_with_paper,
+    discuss,
     format_command,
     format_table,
     group_claims,
@@ -84,6 +85,23 @@ def test_ledger_is_grouped_and_no_claim_is_lost() -> None:
     assert [group["name"] for group in groups] == [*MODULES, "identities"]
     assert groups[0]["counts"] == "5 not measured" and groups[-1]["counts"] == "3 exact"
     assert set(groups[0]["frame"]["verdict"]) == {"– not measured"}
+
+
+def test_discussion_counts_what_the_ledger_says(tmp_path: Path) -> None:
+    experiment = make_experiment("latent_usage", {"seeds": [0, 1, 2]})
+    informed = {0: 2.0, 1: 2.01, 2: 2.02}  # nats at alpha = 1: claims below 1 are refuted, above it hold
+    rows = [
+        {"seed": s, "objective": o, "alpha": a, "lambda_": 1.0, "mutual_information": informed[s], "status": "done"}
+        for s in informed
+        for o, a in (("elbo", 0.0), ("mmd_annealed", 1.0))
+    ]
+    runs = pd.DataFrame(rows).assign(receptive_radius=8, decoder="pixelcnn", squared_mmd_validation=0.1)
+    claims = ledger({"latent_usage": runs})
+    text = discuss("quick", tmp_path, {"latent_usage": (experiment, runs)}, claims)
+    assert set(claims["verdict"]) == {"reproduced", "not reproduced", "not measured", "exact"}
+    assert "- Under the ELBO a decoder that can model the data alone ignores the code" in text
+    assert "Of the 2 verdicts that are decided, 2 stay as they are" in text and "and 0 turn" in text
+    assert "0 claims are *inconclusive*" in text and f"{experiment.title}.** {experiment.caveat}" in text
 
 
 def test_figures_are_published_with_their_words(tmp_path: Path) -> None:
