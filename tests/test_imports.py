@@ -15,7 +15,7 @@ LAYERS = [
     ["experiments"],
     ["figures", "verdicts", "claims", "report"],
     ["notebooks"],
-    ["reproduce"],
+    ["reproduce", "bench", "bench_peers"],
     ["__main__"],
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
