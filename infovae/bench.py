@@ -275,10 +275,10 @@ def keep_freed_memory() -> None:
 
     Where it is not glibc, nothing is done.
     """
-    library = ctypes.CDLL(None) if os.name == "posix" else None
-    if hasattr(library, "gnu_get_libc_version"):
-        for option, value in ((-1, 2**30), (-3, 2**25), (-8, 1)):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX
-            library.mallopt(option, value)
+    if platform.libc_ver()[0] != "glibc":
+        return
+    for option, value in ((-1, 2**30), (-3, 2**25), (-8, 1)):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX
+        ctypes.CDLL(None).mallopt(option, value)
 
 
 def matrix_product_rate(n_threads: int, size: int = 2048) -> float:
