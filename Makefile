@@ -16,7 +16,7 @@ export INFOVAE_WORKERS := $(WORKERS)
 # Modules are compiled when they are first imported and kept so; pip would spend a minute on compiling them all.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install data reproduce run report verify lint test stress lab clean
+.PHONY: help install data reproduce run report verify bench lint test stress lab clean
 
 ## List the targets
 help:
@@ -30,11 +30,13 @@ help:
 install: .venv/installed
 
 # The stamp comes last and the environment starts empty: an interrupted install is done again from the beginning.
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: EXTRAS := dev
+.venv-bench/installed: EXTRAS := bench
+.venv/installed .venv-bench/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; $(PYTHON) is " \
 	  + sys.version.split()[0] + ". Name a newer one: make PYTHON=python3.11 ...")'
-	$(PYTHON) -m venv --clear .venv
-	.venv/bin/python -m pip install --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --no-compile --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
 ## Fetch and verify the data sets
@@ -57,6 +59,10 @@ report: .venv/installed
 verify: .venv/installed
 	$(RUN) verify --profile "$$PROFILE"
 
+## Measure speed and memory beside pythae, which is installed into .venv-bench
+bench: .venv-bench/installed
+	.venv-bench/bin/python -m infovae bench
+
 ## Check style and types
 lint: .venv/installed
 	.venv/bin/ruff check
@@ -75,7 +81,7 @@ stress: .venv/installed
 lab: .venv/installed
 	.venv/bin/python -m jupyterlab notebooks
 
-## Remove .venv and what tools leave behind; trained runs and data stay
+## Remove .venv, .venv-bench and what tools leave behind; trained runs and data stay
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build infovae.egg-info
+	rm -rf .venv .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis build infovae.egg-info
 	find infovae tests -name __pycache__ -prune -exec rm -rf {} +
