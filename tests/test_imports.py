@@ -16,7 +16,7 @@ LAYERS = [
     ["experiments"],
     ["figures", "verdicts", "claims", "report", "verify"],
     ["notebooks"],
-    ["reproduce", "bench", "bench_peers"],
+    ["reproduce", "bench"],
     ["__main__"],
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}

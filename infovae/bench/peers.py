@@ -1,7 +1,7 @@
 """What the package is measured against: pythae's INFOVAE_MMD under its own trainer, and its masked convolutions.
 
-Needs pythae, which only `.venv-bench` has (`make bench`). Architectures, data and numbers of steps are those of
-`bench`, which checks that they agree; everything else is pythae's.
+Needs pythae, which only `.venv-bench` has. Architectures, data and numbers of steps are those of `rows`, which checks
+that they agree; everything else is pythae's.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from pythae.models.normalizing_flows.pixelcnn.utils import MaskedConv2d
 from pythae.trainers import BaseTrainer, BaseTrainerConfig
 from torch import Tensor, nn
 
-logging.getLogger("pythae").setLevel(logging.WARNING)
-logging.getLogger("pythae.trainers.base_trainer.base_trainer").setLevel(logging.WARNING)
+for _name in ("pythae", "pythae.trainers.base_trainer.base_trainer"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 class ConvEncoder(BaseEncoder):
-    """Two 4x4 convolutions of stride 2 with 32 and 64 channels, then a linear layer: `networks.conv_encoder`."""
+    """The layers of `networks.conv_encoder`, written as one usually does."""
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class ConvEncoder(BaseEncoder):
 
 
 class ConvDecoder(BaseDecoder):
-    """The encoder mirrored: `networks.conv_decoder`, with the sigmoid that pythae's loss expects."""
+    """The layers of `networks.conv_decoder`, with the sigmoid that pythae's loss expects."""
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
@@ -58,40 +58,34 @@ class ConvDecoder(BaseDecoder):
         return ModelOutput(reconstruction=self.body(z))
 
 
+def build_infovae(latent_dim: int, alpha: float, lambda_: float) -> INFOVAE_MMD:
+    """Return pythae's InfoVAE with the networks above, Bernoulli pixels and its own kernel (imq)."""
+    settings = INFOVAE_MMD_Config((1, 28, 28), latent_dim, reconstruction_loss="bce", alpha=alpha, lbd=lambda_)
+    return INFOVAE_MMD(settings, ConvEncoder(latent_dim), ConvDecoder(latent_dim))
+
+
 def make_training(
-    x: Tensor, latent_dim: int, alpha: float, lambda_: float, batch_size: int, n_epochs: int, learning_rate: float
+    x: Tensor, model: Callable[[], INFOVAE_MMD], batch_size: int, n_epochs: int, learning_rate: float
 ) -> Callable[[Path], None]:
-    """Return a function that trains one INFOVAE_MMD on images x (n, 1, 28, 28) and saves it below a folder."""
+    """Return a function that trains one model on images x (n, 1, 28, 28) and saves it below a folder."""
     dataset = BaseDataset(x, torch.zeros(len(x)))
 
     def train(folder: Path) -> None:
-        model = build_infovae(latent_dim, alpha, lambda_)
         settings = BaseTrainerConfig(
-            output_dir=str(folder),
+            str(folder),
             per_device_train_batch_size=batch_size,
             num_epochs=n_epochs,
             learning_rate=learning_rate,
             no_cuda=True,
         )
         with redirect_stderr(io.StringIO()):  # its progress bars
-            BaseTrainer(model, dataset, training_config=settings).train()
+            BaseTrainer(model(), dataset, training_config=settings).train()
 
     return train
 
 
-def build_infovae(latent_dim: int, alpha: float, lambda_: float) -> INFOVAE_MMD:
-    """Return pythae's InfoVAE with the networks above, Bernoulli pixels and its own kernel (imq)."""
-    settings = INFOVAE_MMD_Config(
-        input_dim=(1, 28, 28), latent_dim=latent_dim, reconstruction_loss="bce", alpha=alpha, lbd=lambda_
-    )
-    return INFOVAE_MMD(settings, ConvEncoder(latent_dim), ConvDecoder(latent_dim))
-
-
 def build_pixelcnn(n_channels: int, kernel_sizes: Sequence[int], batch_norm: bool) -> nn.Module:
-    """Return pythae's PixelCNN for binary pixels, its layers remade with another width and kernel size in each.
-
-    Every layer is a masked convolution, a batch normalisation (left out unless `batch_norm`) and a ReLU.
-    """
+    """Return pythae's PixelCNN for binary pixels, its layers remade with this width and these kernels."""
     model = PixelCNN(PixelCNNConfig(input_dim=(1, 28, 28), n_embeddings=2, n_layers=1))
     layers: list[nn.Module] = []
     for number, size in enumerate(kernel_sizes):
