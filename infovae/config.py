@@ -240,8 +240,14 @@ class ClassifierConfig(Settings):
 
 
 class LatentEvaluation(Settings):
-    """Match of q(z) and p(z), information in the code and its use by the decoder (paper, section 5)."""
+    """Match of q(z) and p(z), information in the code and its use by the decoder (paper, section 5).
 
+    Attributes
+    ----------
+    split : whose images; what is chosen by looking at results is chosen on validation images.
+    """
+
+    split: Literal["test", "validation"] = "test"
     n_images: Annotated[int, Field(strict=True, ge=100, le=60_000)] = 10_000
     n_likelihood: Annotated[int, Field(strict=True, ge=10, le=10_000)] = 1000
 
