@@ -61,9 +61,9 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 DEVIATION: beside the paper's `mmd` (constant lambda_ = 1000, kernel exp(-d^2 / dim^2)) stands `mmd_annealed`, whose
 lambda_ rises from 1 to 300 under a kernel of several scales: within a small budget the paper's kernel is too flat in
 10 dimensions to match the prior, and a sharper one at a constant large lambda_ empties the code before the decoder
-has learnt to use it. Its settings and Stein's weight, which the paper leaves
-free, were found on pilot runs of seed 0 (by test images) and then chosen again by `experiments.tuning`, on validation
-images by a seed of its own: verdicts on these two objectives are to that extent tuned. Jensen and Wasserstein were not tuned.
+has learnt to use it. Its settings and Stein's weight, which the paper leaves free, were found on pilot runs of seed 0
+(by test images) and then chosen again by `experiments.tuning`, on validation images by a seed of its own: verdicts on
+these two objectives are to that extent tuned. Jensen and Wasserstein were not tuned.
 
 DEVIATION: the objectives from `chi2` on are not the paper's, and are not tuned. `free_bits`, `bn_vae` and
 `unconditional` are baselines; `mmd_adaptive` has the kernel of `mmd_annealed`. The weights of `energy`, `sinkhorn` and
