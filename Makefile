@@ -23,7 +23,7 @@ help:
 	@awk '/^## / { text = substr($$0, 4); next } \
 	      /^[a-z-]+:/ && text { sub(/:.*/, ""); printf "  make %-10s %s\n", $$0, text } \
 	      { text = "" }' Makefile
-	@echo 'PROFILE is smoke, quick (the default), laptop or paper. DEVICE=cuda and WORKERS=4 override what is found.'
+	@echo 'PROFILE is smoke, quick (the default), laptop, fashion or paper. DEVICE=cuda and WORKERS=4 override what is found.'
 	@echo 'Example: make run EXPERIMENT=latent_usage PARAMS="lambdas=[10] seeds=[0]"'
 
 ## Install the pinned packages into .venv; the other targets do it when it is due

@@ -27,7 +27,7 @@ RECORDED_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "distr
 
 def profile_names() -> list[str]:
     """Return the profiles that exist, from the smallest budget to the largest."""
-    order = ["smoke", "quick", "laptop", "paper"]
+    order = ["smoke", "quick", "laptop", "fashion", "paper"]
     return sorted((path.stem for path in PROFILES.glob("*.yaml")), key=lambda n: order.index(n) if n in order else 9)
 
 

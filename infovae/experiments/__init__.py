@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from infovae.sweep import Task
 
 MODULES = {
+    "tuning": "Tuning",
     "amortized_inference": "AmortizedInference",
     "variance_overestimation": "VarianceOverestimation",
     "divergence_comparison": "DivergenceComparison",
@@ -78,6 +79,8 @@ Lambdas = Annotated[tuple[Lambda, ...], *_LIST]
 TrainingSizes = Annotated[tuple[TrainingSize, ...], *_LIST]
 Decoders = Annotated[tuple[Decoder, ...], *_LIST]
 MinStds = Annotated[tuple[Positive, ...], *_LIST]
+Scales = Annotated[tuple[Positive, ...], *_LIST]
+LearningRates = Annotated[tuple[Positive, ...], *_LIST]
 Radii = Annotated[tuple[Annotated[int, Field(strict=True, ge=2, le=28)], ...], *_LIST]
 
 
