@@ -142,3 +142,20 @@ def test_a_line_shows_value_ratio_and_verdict_and_why_it_falls_short() -> None:
     line = bench.to_text(Measured(row, 2.0, 5.0, 2.5, 2.4, 2.6))
     assert line.split() == ["a", "name", "2", "s", "|", "5", "2.50x", "(2.40", "to", "2.60)", "floor", "met"]
     assert bench.to_text(Measured(row, 2.0, 3.0, 1.5, 1.4, 1.6)).endswith("missed\n    the limit")
+
+
+def test_the_first_notebook_of_a_reproduction_is_read_off_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\nmkdir "$INFOVAE_STORE" || exit 0  # the second time it is warm\n'
+        "echo 'a bar\r01: notebook.ipynb (after 0 s)' >&2; sleep 1; echo '02: notebook.ipynb (after 1 s)' >&2\n"
+    )
+    python.chmod(0o755)
+    monkeypatch.setattr(rows.sys, "executable", str(python))
+    rows.reproduce_smoke.cache_clear()
+    first, warm = rows.reproduce_smoke()
+    rows.reproduce_smoke.cache_clear()
+    assert 0 < first < 1
+    assert warm > 0
