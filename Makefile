@@ -36,7 +36,8 @@ install: .venv/installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; $(PYTHON) is " \
 	  + sys.version.split()[0] + ". Name a newer one: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv --clear $(@D)
-	$(@D)/bin/python -m pip install --no-compile --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@echo 'Installing the pinned packages into $(@D): about a minute ...'
+	@$(@D)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
 ## Fetch and verify the data sets

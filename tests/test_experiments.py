@@ -71,6 +71,8 @@ def test_unknown_experiment_suggests_the_closest() -> None:
 def test_lists_may_come_as_papermill_hands_them_over() -> None:
     experiment = make_experiment("divergence_comparison", {"seeds": "[0, 3]", "objectives": '["mmd"]'})
     assert experiment.seeds == (0, 3)
+    bare_words = make_experiment("divergence_comparison", {"objectives": "[mmd, elbo]"})
+    assert bare_words.model_dump()["objectives"] == ("mmd", "elbo")
     assert len(experiment.grid()) == 2 * 2
 
 
