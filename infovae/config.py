@@ -20,6 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 SCHEMA_VERSION = 3
 """Part of every run's id: raise it when a change alters the result of an unchanged configuration."""
 
+EMPTY_CODE = 1.0
+"""Nats of I(x;z) below which a code counts as empty: its match with the prior is trivial and decides nothing."""
+
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 Dataset = Literal["mnist", "fashion_mnist", "digits", "two_points"]

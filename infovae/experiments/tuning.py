@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, ClassVar
 
-from infovae.config import OBJECTIVES, Count, Decoder, LatentDim, LatentEvaluation, ObjectiveName, RunConfig
+from infovae.config import EMPTY_CODE, OBJECTIVES, Count, Decoder, LatentDim, LatentEvaluation, ObjectiveName, RunConfig
 from infovae.experiments import Experiment, LearningRates, Objectives, Scales, Seeds, aggregate, product
-from infovae.verdicts import EMPTY_CODE
 
 if TYPE_CHECKING:
     import pandas as pd
