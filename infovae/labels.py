@@ -11,6 +11,7 @@ LABELS = {
     "receptive_radius": "receptive radius, pixels",
     "n_train": "training images",
     "decoder_min_std": "floor of the decoder's std",
+    "learning_rate": "learning rate",
     "n_seeds": "seeds",
     "n_failed": "failed runs",
     "train_seconds": "training, s",
@@ -20,6 +21,7 @@ LABELS = {
     "squared_mmd_no_overlap": "squared MMD without overlap",
     "log_det_cov_per_dim_test": "log det Cov[q(z)] / dim, test images",
     "log_det_cov_per_dim_train": "log det Cov[q(z)] / dim, training images",
+    "log_det_cov_per_dim_validation": "log det Cov[q(z)] / dim, validation images",
     "marginal_kl": "KL(q(z) ‖ p(z)), nats",
     # what the code holds
     "mutual_information": "I(x;z), nats",

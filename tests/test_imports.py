@@ -17,7 +17,7 @@ LAYERS = [
     ["experiments"],
     ["figures", "verdicts", "claims", "site", "report", "verify"],
     ["notebooks"],
-    ["reproduce"],
+    ["reproduce", "bench"],
     ["__main__"],
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
