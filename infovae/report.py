@@ -37,6 +37,12 @@ READING = (
 )
 """How to read the ledger."""
 
+PROFILES_COMPARED = ("quick", "laptop", "fashion", "paper")
+"""Profiles whose verdicts are shown beside each other; `smoke` decides nothing."""
+
+HEADLINE_DIM = 10
+"""Latent dimensions of the headline: those that the other experiments have by default."""
+
 VERDICTS: tuple[str, ...] = get_args(Verdict)
 
 
@@ -269,6 +275,7 @@ def discuss(
     verdicts = claims.set_index("claim")["verdict"]
     pairs = [(name.replace("mmd_annealed", "mmd"), name) for name in verdicts.index if "mmd_annealed" in name]
     counted = [(verdicts[paper], verdicts[ours]) for paper, ours in pairs if paper in verdicts]
+    elsewhere = compare_ledgers(profile, folder.parent, claims)
     environment = folder / "environment.json"
     return render_discussion(
         profile=profile,
@@ -287,6 +294,7 @@ def discuss(
         n_pairs=len(counted),
         n_agreeing=sum(paper == ours for paper, ours in counted),
         **_leave_one_out(published, claims),
+        elsewhere=to_markdown(elsewhere) if len(elsewhere) else "",
         deviations=list_deviations(),
     )
 
@@ -302,6 +310,24 @@ def _leave_one_out(published: dict[str, tuple[Experiment, pd.DataFrame]], claims
     return {"n_decided": int(decided.sum()), "n_stable": int(stays.sum()), "n_turned": int(turns.sum())}
 
 
+def compare_ledgers(profile: str, results: Path, claims: pd.DataFrame) -> pd.DataFrame:
+    """Return the verdicts of each profile with results in a folder, a row for each claim that one of them decides.
+
+    The profile's own are those of `claims`, wherever they stand. Empty if there is no other.
+    """
+    ledgers = {name: results / name / "claims.csv" for name in PROFILES_COMPARED}
+    found = {name: pd.read_csv(path) for name, path in ledgers.items() if path.is_file()}
+    verdicts = {name: other.set_index("claim")["verdict"] for name, other in found.items()}
+    verdicts[profile] = claims.set_index("claim")["verdict"]
+    if len(verdicts) < 2:
+        return pd.DataFrame()
+    side_by_side = pd.DataFrame(verdicts).reindex(claims.loc[claims["verdict"] != "exact", "claim"])
+    decided = side_by_side[side_by_side.isin(["reproduced", "not reproduced"]).any(axis=1)].fillna("not measured")
+    return (
+        decided.set_axis(claims.set_index("claim").loc[decided.index, "statement"]).rename_axis("claim").reset_index()
+    )
+
+
 def show_claims(claims: pd.DataFrame) -> Styler:
     """Return the readable ledger for a notebook, with every word of every cell."""
     return show_table(format_claims(claims), "claims")
@@ -314,9 +340,10 @@ def show_table(readable: pd.DataFrame, identity: str = "table") -> Styler:
 
 
 def format_headline(published: dict[str, tuple[Experiment, pd.DataFrame]]) -> pd.DataFrame:
-    """Return the one table that says most: each objective in the most dimensions of the comparison, every seed's value.
+    """Return the one table that says most: each objective in `HEADLINE_DIM` dimensions, every seed's value.
 
-    Information in the code, its match with the prior, the samples' classes and the error with few labels.
+    Information in the code, its match with the prior, the samples' classes and the error with few labels; in the
+    nearest dimension where there are no runs in that one.
     """
     columns = {
         "mutual_information": "I(x;z), nats",
@@ -329,7 +356,8 @@ def format_headline(published: dict[str, tuple[Experiment, pd.DataFrame]]) -> pd
         return pd.DataFrame({"objective": []})
     compared, labelled = (published[name][1] for name in ("divergence_comparison", "semi_supervised"))
     runs = compared.merge(labelled[["run_id", "svm_error_sampled"]], on="run_id")
-    runs = runs[(runs["status"] == "done") & (runs["latent_dim"] == runs["latent_dim"].max())].sort_values("seed")
+    distance = (runs["latent_dim"] - HEADLINE_DIM).abs()
+    runs = runs[(runs["status"] == "done") & (distance == distance.min())].sort_values("seed", kind="stable")
     rows = []
     for objective, group in runs.groupby("objective", sort=False):
         cells = {title: " · ".join(map(_number, group[name])) for name, title in columns.items()}

@@ -15,9 +15,11 @@ from infovae.experiments.log_likelihood import PAPER_COLUMN
 from infovae.figures import Captioned
 from infovae.labels import LABELS
 from infovae.report import (
+    compare_ledgers,
     compare_with_paper,
     discuss,
     format_command,
+    format_headline,
     format_table,
     group_claims,
     list_deviations,
@@ -102,6 +104,40 @@ def test_discussion_counts_what_the_ledger_says(tmp_path: Path) -> None:
     assert "- Under the ELBO a decoder that can model the data alone ignores the code" in text
     assert "Of the 2 verdicts that are decided, 2 stay as they are" in text and "and 0 turn" in text
     assert "0 claims are *inconclusive*" in text and f"{experiment.title}.** {experiment.caveat}" in text
+
+
+def test_ledgers_of_other_profiles_stand_beside_where_one_decides(tmp_path: Path) -> None:
+    claims = pd.DataFrame(
+        {"claim": list("abc"), "statement": list("ABC"), "verdict": ["inconclusive", "reproduced", "exact"]}
+    )
+    assert compare_ledgers("laptop", tmp_path, claims).empty
+    (tmp_path / "quick").mkdir()
+    claims.assign(verdict=["inconclusive", "not reproduced", "exact"]).to_csv(tmp_path / "quick" / "claims.csv")
+    (tmp_path / "smoke").mkdir()
+    claims.assign(verdict="reproduced").to_csv(tmp_path / "smoke" / "claims.csv")
+    (tmp_path / "laptop").mkdir()
+    claims.assign(verdict="reproduced").to_csv(tmp_path / "laptop" / "claims.csv")  # of an earlier run
+    assert compare_ledgers("laptop", tmp_path, claims).to_dict("list") == {
+        "claim": ["B"], "quick": ["not reproduced"], "laptop": ["reproduced"]
+    }  # fmt: skip
+
+
+def test_headline_is_in_ten_dimensions_or_the_nearest() -> None:
+    runs = pd.DataFrame(
+        {
+            "run_id": list("abcd"),
+            "objective": "mmd",
+            "latent_dim": [2, 8, 40, 8],
+            "seed": [0, 1, 0, 0],
+            "status": "done",
+        }
+    )
+    metrics = ("mutual_information", "squared_mmd", "log_det_cov_per_dim_test", "class_cross_entropy")
+    compared = runs.assign(**{name: [1.0, 2.0, 3.0, 4.0] for name in metrics})
+    labelled = runs.assign(svm_error_sampled=[0.1, 0.2, 0.3, 0.4])
+    published = {"divergence_comparison": (None, compared), "semi_supervised": (None, labelled)}
+    headline = format_headline(published)  # type: ignore[arg-type]
+    assert headline.to_numpy().tolist() == [["mmd", *["4 · 2"] * 4, "0.4 · 0.2"]]
 
 
 def test_figures_are_published_with_their_words(tmp_path: Path) -> None:
