@@ -84,6 +84,41 @@ def display_width(png: bytes) -> int:
     return int.from_bytes(png[16:20], "big") * 100 // DPI  # of the IHDR chunk, which comes first
 
 
+def plot_tuning(table: pd.DataFrame, learning_rate: float) -> Captioned:
+    """Return what lambda_ does to information and match at one learning rate, and what the learning rate does to loss.
+
+    Parameters
+    ----------
+    table : of `Tuning`; the loss is the reconstruction plus (1 - alpha) of the rate, in nats per validation image.
+    """
+    figure, (trade, loss) = _panels(2, 4.4, 3.2)
+    for objective, group in _by_objective(table[table["learning_rate"] == learning_rate].sort_values("lambda_")):
+        if len(group) > 1:
+            trade.plot(group["squared_mmd"], group["mutual_information"], "-o", color=PALETTE[objective], ms=4)
+            for row in group.itertuples():
+                at = (row.squared_mmd, row.mutual_information)
+                trade.annotate(f"λ={row.lambda_:g}", at, (4, 4), textcoords="offset points", fontsize=7)
+    trade.set(xscale="log", xlabel=label("squared_mmd"), ylabel=label("mutual_information"))
+    trade.margins(x=0.25, y=0.1)
+    rates = sorted(table["learning_rate"].unique())
+    for objective, group in _by_objective(table.sort_values("learning_rate")):
+        for _, varied in group.groupby("lambda_"):
+            if len(varied) > 1:
+                charged = varied["reconstruction_nll"] + (1 - varied["alpha"]) * varied["rate"]
+                loss.plot(varied["learning_rate"], charged, "-o", color=PALETTE[objective], ms=4)
+    loss.set(xscale="log", xlabel=label("learning_rate"), ylabel="reconstruction + charged rate, nats")
+    loss.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    loss.minorticks_off()
+    handles = [Line2D([], [], color=PALETTE[name], marker="o", ms=4) for name, _ in _by_objective(table)]
+    _legend(figure, handles=handles, labels=[name for name, _ in _by_objective(table)])
+    return figure.describe(
+        f"Left: I(x;z) against the squared MMD, a point for each λ at learning rate {learning_rate:g}. Right: the loss "
+        f"on validation images against the learning rate ({_numbers(rates)}). A line per objective: {_names(table)}.",
+        "Left: the upper left corner has all the information and the prior's match; a larger λ goes down and to the "
+        "left. Right: lower is better, but what an emptied code does to the loss cannot be seen here.",
+    )
+
+
 def plot_by_dimension(table: pd.DataFrame, runs: pd.DataFrame, metrics: Mapping[str, float | str | None]) -> Captioned:
     """Return one panel per metric: mean and 95 % interval against the latent dimension, a line per objective.
 

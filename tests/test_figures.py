@@ -35,6 +35,20 @@ def test_palette_has_one_colour_per_objective_and_the_baseline() -> None:
     assert len({figures.PALETTE[name] for name in together}) == len(together)
 
 
+def test_settings_are_drawn_where_they_vary() -> None:
+    rows = [
+        ("elbo", 0.0, 1.0, 1e-3, 0.5, 0.1, 2.0, 100.0),
+        ("elbo", 0.0, 1.0, 2e-3, 0.5, 0.1, 1.0, 98.0),
+        ("stein", 1.0, 15.0, 2e-3, 9.0, 0.1, 40.0, 95.0),
+        ("stein", 1.0, 50.0, 2e-3, 8.0, 0.01, 10.0, 97.0),
+    ]
+    names = ("objective", "alpha", "lambda_", "learning_rate", "mutual_information", "squared_mmd", "rate")
+    trade, loss = figures.plot_tuning(pd.DataFrame(rows, columns=[*names, "reconstruction_nll"]), 2e-3).axes
+    assert [text.get_text() for text in trade.texts] == ["λ=15", "λ=50"]
+    (rates,) = loss.lines  # Stein's learning rate does not vary
+    assert list(np.asarray(rates.get_ydata(), dtype=float)) == [102, 99]  # the rate is charged at alpha = 0
+
+
 def test_line_per_objective_with_its_interval_and_the_ideal() -> None:
     figure = figures.plot_by_dimension(table(), runs(), {"squared_mmd": 0.0})
     (ax,) = figure.axes

@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
@@ -112,6 +112,7 @@ class Experiment(Settings):
     steps: Count = 250
     batch_size: Annotated[int, Field(strict=True, ge=2, le=100_000)] = 100
     learning_rate: Positive = 2e-3
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     def grid(self) -> list[Task]:
         """Return the runs of this experiment and the evaluations that it needs of each."""
@@ -135,7 +136,7 @@ class Experiment(Settings):
     @property
     def budget(self) -> dict[str, Any]:
         """The settings that every run of this experiment shares; `n_train` where it is not what varies."""
-        return self.model_dump(include={"dataset", "n_train", "steps", "batch_size", "learning_rate"})
+        return self.model_dump(include={"dataset", "n_train", "steps", "batch_size", "learning_rate", "precision"})
 
 
 N_RUNS_MAX = 10_000

@@ -66,7 +66,7 @@ class Tuning(Experiment):
             "reconstruction_nll",
             "train_seconds",
         )
-        return aggregate(runs, ("objective", "lambda_", "learning_rate"), metrics)
+        return aggregate(runs, ("objective", "alpha", "lambda_", "learning_rate"), metrics)
 
     def choose_lambda(self, runs: pd.DataFrame) -> dict[ObjectiveName, float]:
         """Return each objective's lambda_: of those whose code keeps its information, the best match to the prior.
