@@ -104,7 +104,7 @@ def reproduce(profile: str, folder: Path) -> list[str]:
     problems: list[str] = []
 
     def publish_ready(open_jobs: set[str]) -> None:
-        for name in [name for name, jobs in needed.items() if not jobs & open_jobs]:
+        for name in [name for name, jobs in needed.items() if jobs.isdisjoint(open_jobs)]:
             del needed[name]
             try:
                 notebook = execute_experiment(experiments[name], folder / name)
