@@ -138,9 +138,11 @@ def run(experiment: str, parameters: tuple[str, ...], profile: str | None) -> No
     from infovae.notebooks import results_root
 
     folder = results_root() / "custom" / experiment
-    _, notebook = work.run_experiment(experiment, values, folder)
+    notebook, problems = work.run_experiment(experiment, values, folder)
     click.echo((folder / "table.md").read_text(encoding="utf-8"))
     click.echo(work.display(notebook))
+    if problems:
+        raise click.ClickException("incomplete:\n" + "\n".join(problems))
 
 
 @main.command()

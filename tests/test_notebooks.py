@@ -115,6 +115,15 @@ def test_run_writes_beside_the_profiles_and_prints_its_table(smoke: Path) -> Non
     assert (smoke / "results/smoke/latent_usage/runs.csv").read_bytes() == before
 
 
+def test_failed_run_is_missing_in_the_table_and_in_the_exit_status(tmp_path: Path) -> None:
+    """A learning rate that is far too large: the runs diverge, their notebook shows them as failed."""
+    text = "dataset=digits n_train=500 steps=50 seeds=[0] latent_dims=[2] objectives=[elbo] n_samples=20 batch_size=25"
+    done = command_line("run", "divergence_comparison", "-p", f"{text} learning_rate=1e6", home=tmp_path, status=1)
+    runs = pd.read_csv(tmp_path / "results/custom/divergence_comparison/runs.csv")
+    assert list(runs["status"].str.split(":").str[0]) == ["failed"]
+    assert "incomplete" in done.stderr and "TrainingDiverged" in done.stderr
+
+
 def test_plain_papermill_runs_a_notebook(smoke: Path, tmp_path: Path) -> None:
     parameters = load_profile("smoke")["divergence_comparison"].model_dump(mode="json")
     arguments = [a for name, value in parameters.items() for a in ("-p", name, json.dumps(value).strip('"'))]
@@ -172,8 +181,8 @@ def test_interrupted_run_ends_within_seconds_and_says_what_is_kept(
     (os.killpg if to_group else os.kill)(process.pid, number)
     assert process.wait(60) == 128 + number
     assert time.monotonic() - start < 10
-    said = (tmp_path / "log").read_text()
-    assert "are kept; the same command goes on from there" in said and "Traceback" not in said
+    said = (tmp_path / "log").read_text().strip().splitlines()[-1]
+    assert said.startswith("stopped. ") and "are kept; the same command goes on from there" in said
     time.sleep(1)
     living = subprocess.run(["ps", "-o", "stat=,args=", "-s", str(process.pid)], capture_output=True, text=True).stdout
     assert not [line for line in living.splitlines() if not line.startswith("Z")]
