@@ -3,14 +3,46 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
 import signal
 import sys
+import threading
 from pathlib import Path
+from types import FrameType
 from typing import get_args
 
 import click
 
 from infovae.config import Dataset, ParameterError, unknown_name
+
+POLITE_SECONDS = 6
+"""How long clusters, kernels and staging folders have for their own end before this process is ended at once."""
+
+
+def stop(number: int, frame: FrameType | None) -> None:
+    """Interrupt on SIGINT or SIGTERM; if tidying up takes long, end without it: whatever is kept is whole on disk."""
+    deadline = threading.Timer(POLITE_SECONDS, end_at_once, [number])
+    deadline.daemon = True
+    deadline.start()
+    raise KeyboardInterrupt(number)
+
+
+def end_at_once(number: int) -> None:
+    """End this process and its workers; kernels end by themselves when it is gone."""
+    for worker in multiprocessing.active_children():  # else each would say that it lost its scheduler
+        worker.kill()
+    say_stopped()
+    os._exit(128 + number)
+
+
+def say_stopped() -> None:
+    """Say what an interrupted command leaves behind."""
+    click.echo(
+        "\nstopped. Finished runs, and the last checkpoints of the others, are kept; the same command goes on from "
+        "there (verify, which starts from an empty store, from its beginning).",
+        err=True,
+    )
 
 
 class Group(click.Group):
@@ -28,7 +60,8 @@ class Group(click.Group):
         """Run a command; turn the errors that have a cure into one line."""
         from infovae.store import StoreError
 
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is an interrupt: say what is kept
+        handled = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+        before = {number: signal.signal(number, stop) for number in handled}
         try:
             return super().invoke(ctx)
         except ParameterError as error:
@@ -38,9 +71,12 @@ class Group(click.Group):
                 raise
             logging.getLogger("infovae").debug("traceback", exc_info=True)
             raise click.ClickException(f"{type(error).__name__}: {error}") from error
-        except KeyboardInterrupt:
-            click.echo("\nstopped. Finished runs are kept; the same command goes on from there.", err=True)
-            sys.exit(130)
+        except KeyboardInterrupt as interrupt:
+            say_stopped()
+            sys.exit(128 + next(iter(interrupt.args), signal.SIGINT))
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -102,9 +138,11 @@ def run(experiment: str, parameters: tuple[str, ...], profile: str | None) -> No
     from infovae.notebooks import results_root
 
     folder = results_root() / "custom" / experiment
-    _, notebook = work.run_experiment(experiment, values, folder)
+    notebook, problems = work.run_experiment(experiment, values, folder)
     click.echo((folder / "table.md").read_text(encoding="utf-8"))
     click.echo(work.display(notebook))
+    if problems:
+        raise click.ClickException("incomplete:\n" + "\n".join(problems))
 
 
 @main.command()

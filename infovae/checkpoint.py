@@ -9,10 +9,15 @@ from __future__ import annotations
 import json
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from infovae.training import Training
+
+
+class CheckpointError(ValueError):
+    """A state that a run cannot go on from."""
 
 
 def to_bytes(training: Training) -> bytes:
@@ -35,8 +40,23 @@ def to_bytes(training: Training) -> bytes:
 
 
 def restore(training: Training, state: bytes) -> None:
-    """Put a run of the same configuration, data and kind of device where the one that `state` was taken from stood."""
-    tensors = load(state)
+    """Put a run of the same configuration, data and kind of device where the one that `state` was taken from stood.
+
+    Raises
+    ------
+    CheckpointError
+        When `state` is damaged or was written by another version; `training` must then not be used.
+    """
+    try:
+        _restore(training, load(state))
+        whole = to_bytes(training) == state
+    except (SafetensorError, RuntimeError, LookupError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"{type(error).__name__}: {error}") from error
+    if not whole:
+        raise CheckpointError("it holds more, or other, than this version keeps")
+
+
+def _restore(training: Training, tensors: dict[str, Tensor]) -> None:
     for name, module in _modules(training).items():
         module.load_state_dict(_below(f"{name}/", tensors))
     for name, optimizer in _optimizers(training).items():

@@ -16,6 +16,8 @@ from infovae.config import PROJECT_ROOT, ParameterError, shorten, unknown_name
 from infovae.experiments import MODULES, Experiment, make_experiment, parse_value
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from infovae.verify import Comparison
 
 log = logging.getLogger(__name__)
@@ -103,7 +105,7 @@ def reproduce(profile: str, folder: Path) -> list[str]:
     problems: list[str] = []
 
     def publish_ready(open_jobs: set[str]) -> None:
-        for name in [name for name, jobs in needed.items() if not jobs & open_jobs]:
+        for name in [name for name, jobs in needed.items() if jobs.isdisjoint(open_jobs)]:
             del needed[name]
             try:
                 notebook = execute_experiment(experiments[name], folder / name)
@@ -115,8 +117,7 @@ def reproduce(profile: str, folder: Path) -> list[str]:
     # by experiment, so that the first notebook can be read while the others still train
     tasks = [task._replace(rank=i) for i, experiment in enumerate(experiments.values()) for task in experiment.grid()]
     runs = sweep(tasks, store, publish_ready)
-    failed = runs[runs["status"] != "done"]
-    problems += [f"run {row.run_id} ({row.objective}) {row.status}" for row in failed.itertuples()]
+    problems += describe_failures(runs)
     write_environment(folder)
     try:
         execute(REPORT_NOTEBOOK, {"profile": profile}, folder / "report", proof="claims.csv")
@@ -153,15 +154,21 @@ def verify(profile: str) -> tuple[list[Comparison], list[str]]:
         return compare(committed, Path(folder) / "results" / profile), problems
 
 
-def run_experiment(name: str, parameters: dict[str, Any], folder: Path) -> tuple[Experiment, Path]:
-    """Run one experiment with new parameters into `folder`; return it and its executed notebook."""
+def run_experiment(name: str, parameters: dict[str, Any], folder: Path) -> tuple[Path, list[str]]:
+    """Run one experiment with new parameters into `folder`; return its executed notebook and what went wrong."""
     from infovae.notebooks import execute_experiment
     from infovae.sweep import sweep
 
     experiment = make_experiment(name, parameters)
     prepare(folder)
-    sweep(experiment.grid())
-    return experiment, execute_experiment(experiment, folder)
+    runs = sweep(experiment.grid())
+    return execute_experiment(experiment, folder), describe_failures(runs)
+
+
+def describe_failures(runs: pd.DataFrame) -> list[str]:
+    """Return one line for each run that failed."""
+    failed = runs[runs["status"] != "done"]
+    return [f"run {run.run_id} ({getattr(run, 'objective', 'pixels')}) {run.status}" for run in failed.itertuples()]
 
 
 def prepare(folder: Path) -> None:

@@ -195,9 +195,11 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:
         if temporary:
             temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):  # an interrupt
+            raise
         reason = f"cannot write {path}: {error.strerror or error}"
         raise StoreError(
             f"{reason}. Finished runs are kept; free the disk or set INFOVAE_STORE, then run again"

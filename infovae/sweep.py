@@ -63,10 +63,11 @@ class Job:
 
 
 class Failure(NamedTuple):
-    """A job that did not come to its end, and why."""
+    """A job that did not come to its end, and why; `killed` if that was because its worker died."""
 
     label: str
     reason: str
+    killed: bool = False
 
 
 def sweep(
@@ -79,7 +80,8 @@ def sweep(
     Parameters
     ----------
     tasks : those of a lower rank are started first; of equals, the longest.
-    on_progress : called with the keys of the jobs still to be done, at the start and after each job.
+    on_progress : called with the keys of the jobs still to be done, at the start and after each job. The set is the
+        sweep's own: it shrinks.
 
     Returns
     -------
@@ -90,11 +92,12 @@ def sweep(
     store = store or Store()
     tasks = merge(tasks)
     jobs = plan(tasks, store)
+    open_keys = set(jobs)
+    report = on_progress or (lambda _: None)
+    report(open_keys)
     failures: dict[str, Failure] = {}
-    if on_progress:
-        on_progress(set(jobs))
     if jobs:
-        failures = _execute(jobs, tasks, store, on_progress)
+        failures = _execute(jobs, tasks, store, open_keys, report)
     return collect(tasks, store, failures)
 
 
@@ -298,14 +301,27 @@ def _add_classifier(job: Job, config: ClassifierConfig, jobs: dict[str, Job], st
 
 
 def _execute(
-    jobs: dict[str, Job], tasks: list[Task], store: Store, on_progress: Callable[[set[str]], None] | None
+    jobs: dict[str, Job], tasks: list[Task], store: Store, open_keys: set[str], report: Callable[[set[str]], None]
 ) -> dict[str, Failure]:
-    """Run the jobs on a cluster, keep each result as it arrives, and return the failures by key."""
+    """Run the jobs on a cluster, those that lost their worker a second time, and return the failures by key."""
+    with connect(len(jobs)) as client:
+        failures = _run(client, jobs, open_keys, report)
+        _retry_alone(client, tasks, store, failures, open_keys, report)
+    return failures
+
+
+def _run(
+    client: Client, jobs: dict[str, Job], open_keys: set[str], report: Callable[[set[str]], None], suffix: str = ""
+) -> dict[str, Failure]:
+    """Run the jobs, keep each result as it arrives, and return the failures by key.
+
+    A job whose worker died stays among the open ones. Dask remembers by its key what failed: whoever tries a job again
+    gives its key another suffix.
+    """
     from distributed import as_completed
     from tqdm import tqdm
 
     failures: dict[str, Failure] = {}
-    open_keys = set(jobs)
     bar = tqdm(
         total=sum(job.seconds for job in jobs.values()) + 1e-3,  # rounding must not carry it past its end
         bar_format="{percentage:3.0f}% {bar:20} {elapsed} gone, {remaining} left | {desc}",
@@ -313,31 +329,58 @@ def _execute(
         mininterval=1,
         smoothing=0,
     )
-    with bar, connect(len(jobs)) as client:
-        state = _Progress(bar, jobs)
+    with bar:
+        state = _Progress(bar, jobs, suffix)
         client.subscribe_topic(worker.PROGRESS_TOPIC, state.update)
-        futures = _submit(client, jobs)
+        futures = _submit(client, jobs, suffix)
         keys = {future: key for key, future in futures.items()}
         for future in as_completed(list(futures.values())):
             key = keys.pop(future)
             job = jobs[key]
-            if future.status == "finished":
-                job.save(future.result())
-            else:
-                failures[key] = Failure(job.label, _reason(future))
+            try:
+                result = future.result()
+            except Exception as error:  # whatever a job raises, or the loss of its worker
+                failures[key] = _failure(job, error)
                 log.error("%s failed: %s", job.label, failures[key].reason)
-            open_keys.discard(key)
+            else:
+                job.save(result)
+            if key not in failures or not failures[key].killed:
+                open_keys.discard(key)
             state.finish(key)
             del futures[key]
-            if on_progress:
-                on_progress(set(open_keys))
+            report(open_keys)
     return failures
 
 
-def _submit(client: Client, jobs: dict[str, Job]) -> dict[str, Future]:
+def _retry_alone(
+    client: Client,
+    tasks: list[Task],
+    store: Store,
+    failures: dict[str, Failure],
+    open_keys: set[str],
+    report: Callable[[set[str]], None],
+) -> None:
+    """Run again, one task at a time, what failed because a worker died, and bring `failures` up to date.
+
+    A worker that dies takes along what waits there for its turn, which is no fault of theirs.
+    """
+    killed = {key for key, failure in failures.items() if failure.killed}
+    for task in tasks:
+        identity = task_id(task.config)
+        own = {key for key in killed if identity in key}
+        if own:
+            for key in own:
+                del failures[key]
+            log.info("%s: tried again, alone", describe(task.config))
+            failures |= _run(client, plan([task], store), open_keys, report, suffix="-alone")
+            open_keys -= own
+            report(open_keys)
+
+
+def _submit(client: Client, jobs: dict[str, Job], suffix: str) -> dict[str, Future]:
     """Submit every job; those of a lower rank go first, of equals the longest."""
     names = {job.arguments["dataset"] for job in jobs.values()}
-    data = {name: client.scatter(load_data(name), broadcast=True, hash=False) for name in names}
+    data = {name: _share(client, name) for name in names}
     futures: dict[str, Future] = {}
     pending = dict(jobs)
     while pending:  # a job goes out once those it needs have: futures can then be its arguments
@@ -345,18 +388,29 @@ def _submit(client: Client, jobs: dict[str, Job]) -> dict[str, Future]:
             if all(need in futures for need in job.needs.values()):
                 arguments = {**job.arguments, **{name: futures[need] for name, need in job.needs.items()}}
                 arguments["data"] = data[arguments.pop("dataset")]
+                priority = job.seconds - 1e6 * job.rank
                 futures[key] = client.submit(
-                    job.function, **arguments, key=key, priority=job.seconds - 1e6 * job.rank, pure=False, retries=0
+                    job.function, **arguments, key=key + suffix, priority=priority, pure=False, retries=0
                 )
                 del pending[key]
     return futures
 
 
+def _share(client: Client, name: str) -> Future:
+    """Give every worker a data set: as the result of a task, so that it outlives the workers that hold it."""
+    import dask
+
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "10GB"}):
+        future = client.submit(worker.keep, load_data(name), pure=False, priority=1e9)
+    client.replicate([future])
+    return future
+
+
 class _Progress:
     """One bar over all jobs, in expected seconds; between a job's start and end, its share of logged steps counts."""
 
-    def __init__(self, bar: Any, jobs: dict[str, Job]) -> None:
-        self.bar, self.jobs = bar, jobs
+    def __init__(self, bar: Any, jobs: dict[str, Job], suffix: str) -> None:
+        self.bar, self.jobs, self.n_jobs, self.suffix = bar, jobs, len(jobs), suffix
         self.shares: dict[str, float] = {}
         self.running: dict[str, str] = {}
         self.n_done = 0
@@ -364,7 +418,7 @@ class _Progress:
     def update(self, event: tuple[float, dict[str, Any]]) -> None:
         """Take one message of a worker: how far a job is, and its loss."""
         _, message = event
-        key = message["key"]
+        key = message["key"].removesuffix(self.suffix)
         if key not in self.jobs:
             return
         self.running[key] = f"{self.jobs[key].label}: {message['loss']:.1f} nats at step {message['step']}"
@@ -381,7 +435,7 @@ class _Progress:
         self.bar.update(self.jobs[key].seconds * max(0.0, share - self.shares.get(key, 0)))
         self.shares[key] = share
         latest = list(self.running.values())[-2:]
-        text = f"{self.n_done} of {self.n_done + len(self.jobs)} jobs done; " + "; ".join(latest)
+        text = f"{self.n_done} of {self.n_jobs} jobs done; " + "; ".join(latest)
         self.bar.set_description_str(text, refresh=False)  # the bar itself decides how often it is drawn
 
 
@@ -403,6 +457,7 @@ def connect(n_jobs: int) -> Iterator[Client]:
         return
     settings = {
         "distributed.scheduler.active-memory-manager.start": False,
+        "distributed.scheduler.allowed-failures": 1,  # times more a job may lose its worker, before it is tried alone
         # Dask's own settings hand every freed tensor back to the system: training took 2.2 times as long
         "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**30,
         "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2**25,
@@ -419,7 +474,13 @@ def connect(n_jobs: int) -> Iterator[Client]:
         ) as cluster,
         Client(cluster) as client,
     ):  # fmt: skip
-        yield client
+        try:
+            yield client
+        except KeyboardInterrupt:
+            logging.getLogger("distributed").setLevel(
+                logging.CRITICAL + 1
+            )  # every job that is given up has a traceback
+            raise
 
 
 def _require_scheduler(address: str) -> None:
@@ -452,6 +513,9 @@ def count_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _reason(future: Future) -> str:
-    error = future.exception() if future.status == "error" else None
-    return f"{type(error).__name__}: {error}" if error else str(future.status)
+def _failure(job: Job, error: Exception) -> Failure:
+    from distributed import KilledWorker
+
+    if isinstance(error, KilledWorker):  # its own text names ports, which no two sweeps share
+        return Failure(job.label, "its worker was killed: out of memory?", killed=True)
+    return Failure(job.label, f"{type(error).__name__}: {error}")

@@ -6,6 +6,7 @@ Arguments and results travel over Dask's connections: settings, tensors of data,
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
     from infovae.data import ImageData
     from infovae.training import Training
 
+log = logging.getLogger(__name__)
+
 PROGRESS_TOPIC = "infovae-progress"
+
+
+def keep(data: ImageData) -> ImageData:
+    """Return a data set as it is: a task's result can be had again when the worker that held it is gone."""
+    return data
 
 
 def train(config: RunConfig | PixelConfig, data: ImageData, state: bytes | None = None) -> tuple[bytes, dict[str, Any]]:
@@ -45,7 +53,11 @@ def _advance(config: RunConfig, data: ImageData, until: int, state: bytes | None
 
     run = Training(config, data, _worker_device())
     if state is not None:
-        checkpoint.restore(run, state)
+        try:
+            checkpoint.restore(run, state)
+        except checkpoint.CheckpointError as error:
+            log.warning("a checkpoint cannot be gone on from (%s): training from the beginning", error)
+            run = Training(config, data, _worker_device())
     run.advance(until, _reporter(run.step, until))
     return run
 

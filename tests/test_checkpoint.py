@@ -3,8 +3,11 @@
 import pytest
 import torch
 from conftest import tiny
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
 
-from infovae import checkpoint
+from infovae import checkpoint, worker
 from infovae.config import OBJECTIVES, RunConfig
 from infovae.data import ImageData, load
 from infovae.training import Trained, Training, train
@@ -47,6 +50,44 @@ DENSE = {"encoder": "dense", "decoder": "dense"}
 def test_every_network_goes_on(changes: dict[str, object], digits: ImageData) -> None:
     config = tiny(steps=12, **changes)
     require_equal(interrupted(config, digits, 5), train(config, digits, CPU))
+
+
+def alter(state: bytes, **parts: Tensor | None) -> bytes:
+    """Return a state with parts replaced, added or, for None, left out."""
+    tensors = {**load_tensors(state), **parts}
+    return save_tensors({name: tensor for name, tensor in tensors.items() if tensor is not None})
+
+
+UNUSABLE = {
+    "nothing": lambda state: b"",
+    "truncated": lambda state: state[:-1],
+    "a page": lambda state: b"<html></html>",
+    "without its place in the data": lambda state: alter(state, order=None),
+    "of another generator": lambda state: alter(state, generator=torch.zeros(3, dtype=torch.uint8)),
+    "with a part too many": lambda state: alter(state, scheduler=torch.zeros(1)),
+    "without progress": lambda state: alter(state, progress=torch.frombuffer(bytearray(b"{}"), dtype=torch.uint8)),
+    "with progress that is none": lambda state: alter(state, progress=torch.zeros(3)),
+    "of another model": lambda state: checkpoint.to_bytes(Training(tiny(latent_dim=3), load("digits"), CPU)),
+    "in another precision": lambda state: save_tensors(
+        {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in load_tensors(state).items()}
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_run_starts_again_where_its_checkpoint_cannot_be_used(
+    kind: str, digits: ImageData, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(worker, "_reporter", lambda first, until: lambda step, loss: None)
+    monkeypatch.setattr(worker, "_worker_device", lambda: CPU)
+    run = Training(tiny(), digits, CPU)
+    run.advance(5)
+    state = UNUSABLE[kind](checkpoint.to_bytes(run))
+    weights, training = worker.train(tiny(), digits, state)
+    assert "training from the beginning" in caplog.text
+    whole = train(tiny(), digits, CPU)
+    assert [row["loss"] for row in training["history"]] == [row["loss"] for row in whole.history]
+    assert all(torch.equal(load_tensors(weights)[name], value) for name, value in whole.model.state_dict().items())
 
 
 def test_toy_goes_on() -> None:

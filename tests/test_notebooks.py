@@ -115,6 +115,15 @@ def test_run_writes_beside_the_profiles_and_prints_its_table(smoke: Path) -> Non
     assert (smoke / "results/smoke/latent_usage/runs.csv").read_bytes() == before
 
 
+def test_failed_run_is_missing_in_the_table_and_in_the_exit_status(tmp_path: Path) -> None:
+    """A learning rate that is far too large: the runs diverge, their notebook shows them as failed."""
+    text = "dataset=digits n_train=500 steps=50 seeds=[0] latent_dims=[2] objectives=[elbo] n_samples=20 batch_size=25"
+    done = command_line("run", "divergence_comparison", "-p", f"{text} learning_rate=1e6", home=tmp_path, status=1)
+    runs = pd.read_csv(tmp_path / "results/custom/divergence_comparison/runs.csv")
+    assert list(runs["status"].str.split(":").str[0]) == ["failed"]
+    assert "incomplete" in done.stderr and "TrainingDiverged" in done.stderr
+
+
 def test_plain_papermill_runs_a_notebook(smoke: Path, tmp_path: Path) -> None:
     parameters = load_profile("smoke")["divergence_comparison"].model_dump(mode="json")
     arguments = [a for name, value in parameters.items() for a in ("-p", name, json.dumps(value).strip('"'))]
@@ -148,6 +157,36 @@ def test_killed_run_keeps_what_was_finished(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert len(list((tmp_path / "store").glob("runs/*/record.json"))) == 4
     assert not list((tmp_path / "results").rglob(".staging-*"))
+
+
+@pytest.mark.parametrize(("number", "to_group"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
+def test_interrupted_run_ends_within_seconds_and_says_what_is_kept(
+    number: signal.Signals, to_group: bool, tmp_path: Path
+) -> None:
+    """In the middle of a thousand jobs: the terminal's Ctrl-C reaches the workers too, a polite kill does not."""
+    text = "dataset=digits n_train=500 steps=2000 seeds=[0,1] alphas=[1] lambdas=[10] receptive_radii=[5] latent_dim=2"
+    settings = {"INFOVAE_STORE": "store", "INFOVAE_RESULTS": "results"}
+    environment = {name: str(tmp_path / folder) for name, folder in settings.items()}
+    environment |= {"INFOVAE_DEVICE": "cpu", "INFOVAE_WORKERS": "2", "INFOVAE_CHECKPOINT_SECONDS": "0.5"}
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "infovae", "run", "latent_usage", "-p", text],
+            env={**os.environ, **environment}, cwd=PROJECT_ROOT, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("store/runs/*/checkpoint-*")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    start = time.monotonic()
+    (os.killpg if to_group else os.kill)(process.pid, number)
+    assert process.wait(60) == 128 + number
+    assert time.monotonic() - start < 10
+    said = (tmp_path / "log").read_text().strip().splitlines()[-1]
+    assert said.startswith("stopped. ") and "are kept; the same command goes on from there" in said
+    time.sleep(1)
+    living = subprocess.run(["ps", "-o", "stat=,args=", "-s", str(process.pid)], capture_output=True, text=True).stdout
+    assert not [line for line in living.splitlines() if not line.startswith("Z")]
+    assert not [path for path in (tmp_path / "store").rglob(".*") if path.is_file()]
 
 
 REFUSED = [

@@ -245,6 +245,7 @@ CLUSTER = f"""
 import sys
 from distributed import LocalCluster
 settings = {{"protocol": "tcp", "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}}
+settings["memory_limit"] = 0  # each worker would take the whole process's memory for its own, and pause
 with LocalCluster(n_workers={N_WORKERS}, threads_per_worker=1, processes=False, **settings) as cluster:
     print(cluster.scheduler_address, flush=True)
     sys.stdin.read()
@@ -254,33 +255,69 @@ with LocalCluster(n_workers={N_WORKERS}, threads_per_worker=1, processes=False, 
 def test_ten_thousand_runs_cost_the_driver_little(
     tmp_path: Path, report: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(n: int, store: Store) -> tuple[float, float]:
-        """Sweep n runs that do nothing; return the driver's processor seconds and the wall seconds per run."""
-        tasks = [Task(PixelConfig(dataset="digits", n_train=100, seed=seed)) for seed in range(n)]
-        begin, wall = time.process_time(), time.perf_counter()
-        assert (sweep(tasks, store)["status"] == "done").all()
-        return (time.process_time() - begin) / n, (time.perf_counter() - wall) / n
+    """Runs that do nothing: what is measured is the driver, at each fifth of the way."""
+    marks: dict[int, tuple[float, float]] = {}
 
-    def memory() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    def mark(open_keys: set[str]) -> None:
+        if len(open_keys) % (N_RUNS // 5) == 0:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MB
+            marks[5 - len(open_keys) // (N_RUNS // 5)] = time.process_time(), peak
 
-    # scheduler and workers in a process of their own, so that what is measured is the driver
+    # scheduler and workers in a process of their own: their processor time and memory are not the driver's
     cluster = subprocess.Popen(
         [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
+    tasks = [Task(PixelConfig(dataset="digits", n_train=100, seed=seed)) for seed in range(N_RUNS)]
+    begin = time.perf_counter()
     try:
         assert cluster.stdout is not None
         monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", cluster.stdout.readline().strip())
-        run(N_RUNS // 5, Store(tmp_path / "first"))
-        before = memory()
-        seconds, wall = run(N_RUNS, Store(tmp_path / "second"))
+        assert (sweep(tasks, Store(tmp_path), mark)["status"] == "done").all()
     finally:
         cluster.kill()
-    grown = memory() - before
+        cluster.wait()
+    wall = time.perf_counter() - begin
+    whole, early, late = ((marks[b][0] - marks[a][0]) / (b - a) * 5 / N_RUNS for a, b in ((0, 5), (1, 2), (4, 5)))
+    grown = marks[5][1] - marks[1][1]
     report.append(
-        f"{N_RUNS:,} runs that do nothing on {N_WORKERS} workers (threads of another process): per run "
-        f"{1000 * seconds:.1f} ms of processor time for the driver, {1000 * wall:.1f} ms of wall time for all; "
-        f"{grown:.0f} MB more than {N_RUNS // 5:,} runs took"
+        f"{N_RUNS:,} runs that do nothing on {N_WORKERS} workers (threads of another process): "
+        f"{1000 * whole:.1f} ms of the driver's processor time per run, {1000 * early:.1f} in the second fifth and "
+        f"{1000 * late:.1f} in the last; its peak memory grew by {grown:.0f} MB after the first fifth; {wall:.0f} s"
     )
-    assert seconds < 0.020
-    assert grown < 500
+    assert whole < 0.020
+    assert late < 1.5 * early
+    assert grown < 50
+
+
+def test_verify_tells_the_same_from_other_results(undisturbed: Path, tmp_path: Path, report: list[str]) -> None:
+    home = Path(shutil.copytree(undisturbed, tmp_path / "home"))
+    shutil.rmtree(home / "store")  # verify starts from an empty one
+
+    def verify() -> subprocess.CompletedProcess[str]:
+        folders = {"INFOVAE_STORE": str(home / "store"), "INFOVAE_RESULTS": str(home / "results")}
+        return subprocess.run(
+            [sys.executable, "-m", "infovae", "verify", "--profile", "smoke"],
+            env={**os.environ, **folders, "INFOVAE_DEVICE": "cpu"},
+            cwd=PROJECT_ROOT,
+            capture_output=True,
+            text=True,
+        )
+
+    begin = time.perf_counter()
+    same = verify()
+    lines = [line for line in same.stdout.splitlines() if ": " in line]
+    assert same.returncode == 0, same.stdout + same.stderr
+    assert len(lines) > 10 and all(line.startswith("identical: ") for line in lines), same.stdout
+    path = home / "results" / "smoke" / "latent_usage" / "runs.csv"
+    runs = pd.read_csv(path)
+    runs["mutual_information"] += 10.0 * (runs.index == 0)
+    runs.to_csv(path, index=False)
+    other = verify()
+    different = [line for line in other.stdout.splitlines() if line.startswith("different: ")]
+    assert other.returncode == 1, other.stdout + other.stderr
+    assert len(different) == 1 and "latent_usage" in different[0] and "mutual_information" in different[0], other.stdout
+    assert not (home / "store").exists()
+    report.append(
+        f"smoke profile, verified from an empty store: all {len(lines)} conditions identical; one committed value "
+        f"falsified: that condition different, exit status 1; {time.perf_counter() - begin:.0f} s"
+    )

@@ -1,6 +1,9 @@
 """A sweep trains what is missing, once, gives the same numbers with any number of workers, and survives a bad run."""
 
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -8,6 +11,7 @@ import torch
 from conftest import tiny
 
 from infovae import sweep as sweep_module
+from infovae import worker
 from infovae.checkpoint import to_bytes
 from infovae.config import ClassifierConfig, LatentEvaluation, PixelConfig, SampleEvaluation, SemiSupervisedEvaluation
 from infovae.store import Store
@@ -26,6 +30,7 @@ from infovae.sweep import (
     task_id,
 )
 from infovae.training import Training
+from infovae.worker import train
 
 LATENT = LatentEvaluation(n_images=200, n_likelihood=50)
 SAMPLES = SampleEvaluation(classifier=ClassifierConfig(dataset="digits", steps=20), n_samples=20)
@@ -38,12 +43,14 @@ def test_result_does_not_depend_on_the_number_of_workers(
 ) -> None:
     tasks = [Task(tiny(seed=seed), (LATENT, SAMPLES, SEMI)) for seed in (0, 1, 2)]
     frames = []
-    for workers in ("1", "3"):
+    for workers in ("1", "4"):
         monkeypatch.setenv("INFOVAE_WORKERS", workers)
         frames.append(sweep(tasks, Store(tmp_path / f"store-{workers}")).drop(columns=VOLATILE))
     pd.testing.assert_frame_equal(frames[0], frames[1], check_exact=True)
     assert list(frames[0]["status"]) == ["done"] * 3
     assert frames[0]["mutual_information"].nunique() == 3
+    alone = sweep(tasks[:1], Store(tmp_path / "store-alone")).drop(columns=VOLATILE)
+    pd.testing.assert_frame_equal(alone, frames[0][:1], check_exact=True)
 
 
 def test_only_what_the_store_lacks_is_done(store: Store) -> None:
@@ -70,6 +77,28 @@ def test_failing_run_leaves_the_others_and_is_shown(store: Store) -> None:
     assert runs["status"][1] == "done"
     assert pd.isna(runs["mutual_information"][0])
     assert len(plan([Task(bad, (LATENT,))], store)) == 2  # tried again by the next sweep
+
+
+def die_or_train(config: PixelConfig, *rest: Any, **arguments: Any) -> Any:
+    """Take this worker down, as the kernel does when memory is short, for every run of seed 0."""
+    if config.seed == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return train(config, *rest, **arguments)
+
+
+def test_run_that_kills_its_workers_leaves_the_others_and_is_shown(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is tried again, last of all alone; neither the data nor what waited on the same worker goes with it."""
+    monkeypatch.setattr(worker, "train", die_or_train)
+    monkeypatch.setenv("INFOVAE_WORKERS", "1")
+    tasks = [Task(PixelConfig(dataset="digits", n_train=100, seed=seed), rank=seed) for seed in range(3)]
+    seen: list[int] = []
+    with caplog.at_level("INFO"):
+        runs = sweep(tasks, store, lambda keys: seen.append(len(keys)))
+    assert list(runs["status"]) == ["failed: its worker was killed: out of memory?", "done", "done"]
+    assert "tried again, alone" in caplog.text
+    assert seen[-1] == 0
 
 
 def test_lost_weights_void_the_evaluations_made_with_them(store: Store) -> None:
@@ -157,7 +186,7 @@ def test_nothing_listens_beyond_loopback() -> None:
 
 
 def test_progress_names_what_is_left(store: Store) -> None:
-    seen: list[set[str]] = []
-    sweep([Task(tiny(), (LATENT,))], store, seen.append)
-    assert [len(keys) for keys in seen] == [2, 1, 0]
+    seen: list[int] = []
+    sweep([Task(tiny(), (LATENT,))], store, lambda keys: seen.append(len(keys)))
+    assert seen == [2, 1, 0]
     assert sweep_module.describe(tiny()) == "elbo α=0 λ=1 d=2 radius=4 seed=0"
