@@ -16,25 +16,28 @@ export INFOVAE_WORKERS := $(WORKERS)
 # Modules are compiled when they are first imported and kept so; pip would spend a minute on compiling them all.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install data reproduce run report verify lint test stress lab clean
+.PHONY: help install data reproduce run report verify bench lint test stress lab clean
 
 ## List the targets
 help:
 	@awk '/^## / { text = substr($$0, 4); next } \
 	      /^[a-z-]+:/ && text { sub(/:.*/, ""); printf "  make %-10s %s\n", $$0, text } \
 	      { text = "" }' Makefile
-	@echo 'PROFILE is smoke, quick (the default), laptop or paper. DEVICE=cuda and WORKERS=4 override what is found.'
+	@echo 'PROFILE is smoke, quick (the default), laptop, fashion or paper. DEVICE=cuda and WORKERS=4 override what is found.'
 	@echo 'Example: make run EXPERIMENT=latent_usage PARAMS="lambdas=[10] seeds=[0]"'
 
 ## Install the pinned packages into .venv; the other targets do it when it is due
 install: .venv/installed
 
 # The stamp comes last and the environment starts empty: an interrupted install is done again from the beginning.
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: EXTRAS := dev
+.venv-bench/installed: EXTRAS := bench
+.venv/installed .venv-bench/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; $(PYTHON) is " \
 	  + sys.version.split()[0] + ". Name a newer one: make PYTHON=python3.11 ...")'
-	$(PYTHON) -m venv --clear .venv
-	.venv/bin/python -m pip install --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PYTHON) -m venv --clear $(@D)
+	@echo 'Installing the pinned packages into $(@D): about a minute ...'
+	@$(@D)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
 ## Fetch and verify the data sets
@@ -57,6 +60,10 @@ report: .venv/installed
 verify: .venv/installed
 	$(RUN) verify --profile "$$PROFILE"
 
+## Measure speed and memory beside pythae, which is installed into .venv-bench
+bench: .venv-bench/installed
+	.venv-bench/bin/python -m infovae bench
+
 ## Check style and types
 lint: .venv/installed
 	.venv/bin/ruff check
@@ -75,7 +82,7 @@ stress: .venv/installed
 lab: .venv/installed
 	.venv/bin/python -m jupyterlab notebooks
 
-## Remove .venv and what tools leave behind; trained runs and data stay
+## Remove .venv, .venv-bench and what tools leave behind; trained runs and data stay
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build infovae.egg-info
+	rm -rf .venv .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis build infovae.egg-info
 	find infovae tests -name __pycache__ -prune -exec rm -rf {} +

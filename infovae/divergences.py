@@ -50,7 +50,7 @@ def standard_normal_log_prob(z: Tensor) -> Tensor:
 # --- kernels
 
 
-def rbf(sq_dist: Tensor, two_sigma_sq: float) -> Tensor:
+def rbf(sq_dist: Tensor, two_sigma_sq: float | Tensor) -> Tensor:
     """Return exp(-sq_dist / (2 sigma^2)), elementwise."""
     return torch.exp(sq_dist / -two_sigma_sq)
 
@@ -72,7 +72,7 @@ def energy(sq_dist: Tensor) -> Tensor:
     return -sq_dist.clamp_min(SMALLEST_SQ_DIST).sqrt()
 
 
-def two_sigma_squared(dim: int, bandwidth: Bandwidth, reference: Tensor | None = None) -> float:
+def two_sigma_squared(dim: int, bandwidth: Bandwidth, reference: Tensor | None = None) -> float | Tensor:
     """Return 2 sigma^2 of the RBF kernel.
 
     Parameters
@@ -87,7 +87,8 @@ def two_sigma_squared(dim: int, bandwidth: Bandwidth, reference: Tensor | None =
     Raises
     ------
     ValueError
-        For an unknown rule, a sigma that is not positive and finite, or a reference that has no positive median.
+        For an unknown rule, a sigma that is not positive and finite, or a reference on the CPU that has no positive
+        median.
     """
     if bandwidth == "paper":
         return float(dim**2)
@@ -100,11 +101,14 @@ def two_sigma_squared(dim: int, bandwidth: Bandwidth, reference: Tensor | None =
     return 2 * float(bandwidth) ** 2
 
 
-def _median_sq_dist(reference: Tensor | None) -> float:
+def _median_sq_dist(reference: Tensor | None) -> float | Tensor:
     if reference is None or len(reference) < 2:
         raise ValueError('bandwidth "median" is taken from samples: pass reference with two rows or more')
     rows = reference.detach()[:: math.ceil(len(reference) / MEDIAN_ROWS)]
-    median = torch.pdist(rows).square().median().item()
+    on_device = torch.pdist(rows).square().median()
+    if on_device.device.type != "cpu":  # looking at it would wait for the device; a median of 0 makes the loss nan
+        return on_device
+    median = on_device.item()
     if not 0 < median < math.inf:
         raise ValueError(f'the median squared distance is {median}: use bandwidth "prior", or samples that differ')
     return median

@@ -14,6 +14,7 @@ from typing import Any
 
 from infovae.config import PROJECT_ROOT, project_path
 from infovae.experiments import Experiment
+from infovae.site import render_notebook
 from infovae.store import StoreError, write_atomically
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def execute(notebook: str, parameters: dict[str, Any], folder: Path, proof: str)
             executed.replace(failed)
             raise NotebookError(f"notebook {notebook} failed: {reason}; see {failed}")
         _clean(executed, staging)
-        write_atomically(staging / "notebook.html", to_html(executed, notebook).encode())
+        write_atomically(staging / "notebook.html", render_notebook(executed).encode())
         _publish(staging, folder)
     return folder / "notebook.ipynb"
 
@@ -79,16 +80,6 @@ def make_folder(folder: Path, variable: str = "INFOVAE_RESULTS") -> None:
     except OSError as error:
         reason = f"cannot write to {folder}: {error.strerror or error}"
         raise StoreError(f"{reason}. Set {variable} to a folder that can be written") from error
-
-
-def to_html(notebook: Path, title: str) -> str:
-    """Return an executed notebook as one HTML page that requests nothing from elsewhere."""
-    from nbconvert import HTMLExporter
-
-    exporter = HTMLExporter(mathjax_url="", require_js_url="", mermaid_js_url="", embed_images=True)
-    resources = {"metadata": {"name": f"InfoVAE · {title}"}}
-    exporter.log.setLevel(logging.ERROR)
-    return exporter.from_filename(str(notebook), resources=resources)[0]
 
 
 def _run(source: Path, target: Path, parameters: dict[str, Any]) -> str:

@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import pandas as pd
 
 from infovae.claims import ledger
 from infovae.config import PROJECT_ROOT, ParameterError
-from infovae.experiments import MODULES, Experiment, make_experiment
+from infovae.experiments import MODULES, Experiment, experiment_class, make_experiment
+from infovae.experiments.log_likelihood import PAPER_COLUMN
+from infovae.labels import label
+from infovae.site import SYMBOLS, render_discussion, render_index, render_notebook
 from infovae.store import to_json, write_atomically
 from infovae.verdicts import EMPTY_CODE, EMPTY_TOY_CODE, Verdict
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from pandas.io.formats.style import Styler
+
+    from infovae.figures import Captioned
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +32,16 @@ READING = (
     f"reproduced if the interval lies above, else inconclusive. A code with I(x;z) below {EMPTY_CODE:g} nat (toy: "
     f"{EMPTY_TOY_CODE:g}) is empty: where a claim is about used codes, a seed with an empty one drops out, and the "
     "claim stays open. Statements and bounds stand in `infovae/claims.py`, the rule in "
-    "`infovae/verdicts.py`, all of it in claims.csv."
+    "`infovae/verdicts.py`, all of it in claims.csv. Sources: *paper*, confirmed in a second public source; *paper "
+    "(recalled, unverified)*, from memory; *seed*, the summary of the paper that this project started from."
 )
 """How to read the ledger."""
+
+PROFILES_COMPARED = ("quick", "laptop", "fashion", "paper")
+"""Profiles whose verdicts are shown beside each other; `smoke` decides nothing."""
+
+HEADLINE_DIM = 10
+"""Latent dimensions of the headline: those that the other experiments have by default."""
 
 VERDICTS: tuple[str, ...] = get_args(Verdict)
 
@@ -37,39 +49,50 @@ VERDICTS: tuple[str, ...] = get_args(Verdict)
 def publish(
     experiment: Experiment,
     runs: pd.DataFrame,
-    figures: dict[str, Figure],
+    figures: dict[str, Captioned],
     output_folder: str,
     history: pd.DataFrame | None = None,
-) -> pd.DataFrame:
+) -> Styler:
     """Write what an experiment found into `output_folder` and return its table, formatted for reading.
 
-    Files: parameters.json, runs.csv (one row per run), history.csv, one PNG per figure, and last table.tex, table.md,
-    table.csv. With an empty `output_folder` nothing is written: so a notebook runs as it is in JupyterLab.
+    Files: parameters.json, runs.csv (one row per run), history.csv, one PNG per figure, captions.json (what each shows
+    and how to read it), and last table.tex, table.md, table.csv. With an empty `output_folder` nothing is written: so a
+    notebook runs as it is in JupyterLab.
     """
     if output_folder:
+        from infovae.figures import display_width
+
         folder = Path(output_folder)
         write_atomically(folder / "parameters.json", to_json(experiment.model_dump(mode="json")) + b"\n")
         write_atomically(folder / "runs.csv", runs.to_csv(index=False).encode())
         if history is not None:
             write_atomically(folder / "history.csv", history.to_csv(index=False, float_format="%.6g").encode())
+        captions = {}
         for name, figure in figures.items():
-            figure.savefig(folder / f"{name}.png", dpi=200, bbox_inches="tight")
+            png = figure.to_png()
+            write_atomically(folder / f"{name}.png", png)
+            captions[name] = {"alt": figure.alt, "caption": figure.caption, "width": display_width(png)}
+        in_order = json.dumps(captions, indent=1, ensure_ascii=False)
+        write_atomically(folder / "captions.json", f"{in_order}\n".encode())
         write_tables(experiment, runs, folder)
-    return format_table(experiment.table(runs))
+    return show_table(format_table(experiment.table(runs)))
 
 
 def write_tables(experiment: Experiment, runs: pd.DataFrame, folder: Path) -> None:
     """Write an experiment's table as LaTeX and Markdown (mean ± 95 % interval) and as CSV (every number)."""
     table = experiment.table(runs)
     readable = format_table(table)
-    latex = readable.rename(columns=lambda name: name.replace("_", r"\_")).map(_latex_cell)
+    latex = readable.rename(columns=_latex_cell).map(_latex_cell)
     write_atomically(folder / "table.tex", latex.to_latex(index=False, escape=False).encode())
     write_atomically(folder / "table.md", (to_markdown(readable) + "\n").encode())
     write_atomically(folder / "table.csv", table.to_csv(index=False).encode())
 
 
 def format_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with each metric and its interval in one cell, "mean ± half-width"; "–" for no number."""
+    """Return a table with each metric and its interval in one cell, "mean ± half-width"; "–" for no number.
+
+    Its columns have the names that a reader sees.
+    """
     readable = pd.DataFrame(index=table.index)
     for column in table.columns:
         if column.endswith("_ci95"):
@@ -82,7 +105,7 @@ def format_table(table: pd.DataFrame) -> pd.DataFrame:
             ]
         elif column != "n_failed" or table[column].any():
             readable[column] = [_number(value) if isinstance(value, float) else str(value) for value in table[column]]
-    return readable
+    return readable.rename(columns=label)
 
 
 def to_markdown(frame: pd.DataFrame) -> str:
@@ -120,34 +143,93 @@ def load_published(folder: Path) -> dict[str, tuple[Experiment, pd.DataFrame]]:
 
 
 def write_report(profile: str, folder: Path) -> None:
-    """Write the tables, headline.md, claims.csv, report.md and index.html of a results folder."""
+    """Write the tables, headline.md, claims.csv, report.md and the pages of a results folder."""
     published = load_published(folder)
     if not published:
         raise ParameterError(f"{folder} holds no results yet: run `make reproduce PROFILE={profile}` first")
     for name, (experiment, runs) in published.items():
         write_tables(experiment, runs, folder / name)
     claims = ledger({name: runs for name, (_, runs) in published.items()})
-    headline = to_markdown(format_headline(published))
-    write_atomically(folder / "headline.md", (headline + "\n").encode())
+    headline = format_headline(published)
+    content: dict[str, Any] = {
+        "profile": profile,
+        "summary": summarize(claims),
+        "reading": READING,
+        "headline": headline,
+        "claims": group_claims(claims),
+        "sections": [_section(folder / name, *found) for name, found in published.items()],
+        "discussion": discuss(profile, folder, published, claims),
+    }
+    write_atomically(folder / "headline.md", (to_markdown(headline) + "\n").encode())
     write_atomically(folder / "claims.csv", claims.to_csv(index=False).encode())
-    write_atomically(folder / "report.md", _markdown(profile, folder, published, claims).encode())
-    write_atomically(folder / "index.html", _html(profile, folder, published, claims).encode())
+    write_atomically(folder / "report.md", _markdown(content).encode())
+    for notebook in sorted(folder.glob("*/notebook.ipynb")):
+        write_atomically(notebook.with_suffix(".html"), render_notebook(notebook, "../index.html").encode())
+    write_atomically(folder / "index.html", render_index(**content).encode())
+
+
+def _section(folder: Path, experiment: Experiment, runs: pd.DataFrame) -> dict[str, Any]:
+    """Return what a page shows of an experiment."""
+    table = experiment.table(runs)
+    return {
+        "name": experiment.name,
+        "title": experiment.title,
+        "budget": describe_budget(experiment, runs),
+        "command": format_command(experiment),
+        "caveat": experiment.caveat,
+        "comparison": compare_with_paper(table),
+        "table": format_table(table),
+        "figures": _load_captions(folder),
+    }
+
+
+def _load_captions(folder: Path) -> dict[str, dict[str, str]]:
+    """Return name -> alt, caption and width of an experiment's figures, in order; none if it was published without."""
+    path = folder / "captions.json"
+    if not path.is_file():
+        return {}
+    try:
+        captions = json.loads(path.read_text(encoding="utf-8"))
+        return {name: {key: str(words[key]) for key in ("alt", "caption", "width")} for name, words in captions.items()}
+    except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+        raise ParameterError(f"{path} is damaged ({error}): restore it or run `make reproduce` again") from error
+
+
+def format_command(experiment: Experiment) -> str:
+    """Return the command that makes an experiment's numbers: the parameters that differ from the defaults."""
+    changed = experiment.model_dump(mode="json", exclude_defaults=True)
+    pieces = [f"{name}={json.dumps(value, separators=(',', ':'))}" for name, value in changed.items()]
+    parameters = " ".join(pieces).replace('"', "")  # a shell's quotes stand around it; bare words are read as text
+    return f"make run EXPERIMENT={experiment.name}" + (f' PARAMS="{parameters}"' if parameters else "")
+
+
+def compare_with_paper(table: pd.DataFrame) -> pd.DataFrame:
+    """Return paper, ours and difference where the paper has a number for a row of the table; else an empty frame."""
+    if PAPER_COLUMN not in table or table[PAPER_COLUMN].isna().all():
+        return pd.DataFrame()
+    table = table[table[PAPER_COLUMN].notna()]
+    ours = max((name for name in table if re.fullmatch(r"nll_\d+", str(name))), key=lambda name: int(str(name)[4:]))
+    readable = format_table(table)
+    return pd.DataFrame(
+        {
+            "objective": readable["objective"],
+            label(PAPER_COLUMN): readable[label(PAPER_COLUMN)],
+            f"ours: {label(str(ours))}": readable[label(str(ours))],
+            "difference, nats": [f"{value:+.1f}" for value in table[ours] - table[PAPER_COLUMN]],
+        }
+    )
 
 
 def format_claims(claims: pd.DataFrame) -> pd.DataFrame:
     """Return the ledger's readable columns, what was decided first: verdict, statement, source, effect, interval, n."""
-    claims = claims.sort_values("verdict", key=lambda verdicts: verdicts.map(VERDICTS.index), kind="stable")
-    interval = [
-        _number(mean) + (f" [{_number(low)}, {_number(high)}]" if n_seeds > 1 else "")
-        for mean, low, high, n_seeds in claims[["mean", "ci95_low", "ci95_high", "n_seeds"]].to_numpy()
-    ]
+    claims = _sorted(claims)
     return pd.DataFrame(
         {
-            "verdict": claims["verdict"],
+            "verdict": [f"{SYMBOLS[verdict]} {verdict}" for verdict in claims["verdict"]],
             "claim": claims["statement"],
             "source": claims["source"],
             "effect (holds below the bound)": claims["effect"],
-            "measured [95 % interval]": interval,
+            "measured [95 % interval]": [_measured(claim) for claim in claims.to_dict("records")],
             "bound": [_number(bound) for bound in claims["bound"]],
             "seeds": claims["n_seeds"].astype(str),
             "seeds dropped": claims["n_dropped_seeds"].astype(str),
@@ -155,17 +237,113 @@ def format_claims(claims: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def group_claims(claims: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the ledger by experiment, each with title, count of verdicts in words, rows, and a readable frame."""
+    titles = {name: experiment_class(name).title for name in MODULES} | {"": "Special cases, exact by construction"}
+    groups = []
+    for name, title in titles.items():
+        group = _sorted(claims[claims["experiment"].fillna("") == name])
+        if group.empty:
+            continue  # an experiment that no claim rests on
+        counts = group["verdict"].value_counts()
+        groups.append(
+            {
+                "name": name or "identities",
+                "title": title,
+                "counts": ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if verdict in counts),
+                "rows": [{**row, "measured": _measured(row)} for row in group.to_dict("records")],
+                "frame": format_claims(group),
+            }
+        )
+    return groups
+
+
+def _sorted(claims: pd.DataFrame) -> pd.DataFrame:
+    return claims.sort_values("verdict", key=lambda verdicts: verdicts.map(VERDICTS.index), kind="stable")
+
+
+def _measured(claim: Mapping[Any, Any]) -> str:
+    """Return a claim's effect with its interval, if it has one."""
+    interval = f" [{_number(claim['ci95_low'])}, {_number(claim['ci95_high'])}]" if claim["n_seeds"] > 1 else ""
+    return _number(claim["mean"]) + interval
+
+
+def discuss(
+    profile: str, folder: Path, published: dict[str, tuple[Experiment, pd.DataFrame]], claims: pd.DataFrame
+) -> str:
+    """Return what to make of the results, in Markdown: the prose of the site, and lists computed from the ledger."""
+    verdicts = claims.set_index("claim")["verdict"]
+    pairs = [(name.replace("mmd_annealed", "mmd"), name) for name in verdicts.index if "mmd_annealed" in name]
+    counted = [(verdicts[paper], verdicts[ours]) for paper, ours in pairs if paper in verdicts]
+    elsewhere = compare_ledgers(profile, folder.parent, claims)
+    environment = folder / "environment.json"
+    return render_discussion(
+        profile=profile,
+        device=json.loads(environment.read_text(encoding="utf-8")).get("device", "") if environment.is_file() else "",
+        seeds=sorted({len(experiment.seeds) for experiment, _ in published.values()}),
+        caveats=[(experiment.title, experiment.caveat) for experiment, _ in published.values()],
+        refuted=[
+            {**claim, "measured": _measured(claim)}
+            for claim in claims.to_dict("records")
+            if claim["verdict"] == "not reproduced"
+        ],
+        n_open=int((verdicts == "inconclusive").sum()),
+        n_leaning=int(((claims["verdict"] == "inconclusive") & (claims["mean"] < claims["bound"])).sum()),
+        n_dropped=int(((claims["verdict"] == "inconclusive") & (claims["n_dropped_seeds"] > 0)).sum()),
+        n_unmeasured=int((verdicts == "not measured").sum()),
+        n_pairs=len(counted),
+        n_agreeing=sum(paper == ours for paper, ours in counted),
+        **_leave_one_out(published, claims),
+        elsewhere=to_markdown(elsewhere) if len(elsewhere) else "",
+        deviations=list_deviations(),
+    )
+
+
+def _leave_one_out(published: dict[str, tuple[Experiment, pd.DataFrame]], claims: pd.DataFrame) -> dict[str, int]:
+    """Return how many verdicts are decided, stay so whichever seed is left out, and turn round without one."""
+    decided = claims["verdict"].isin(["reproduced", "not reproduced"])
+    stays, turns = decided.copy(), pd.Series(False, index=claims.index)
+    for seed in sorted({seed for experiment, _ in published.values() for seed in experiment.seeds}):
+        without = ledger({name: runs[runs["seed"] != seed] for name, (_, runs) in published.items()})["verdict"]
+        stays &= without == claims["verdict"]
+        turns |= decided & without.isin(["reproduced", "not reproduced"]) & (without != claims["verdict"])
+    return {"n_decided": int(decided.sum()), "n_stable": int(stays.sum()), "n_turned": int(turns.sum())}
+
+
+def compare_ledgers(profile: str, results: Path, claims: pd.DataFrame) -> pd.DataFrame:
+    """Return the verdicts of each profile with results in a folder, a row for each claim that one of them decides.
+
+    The profile's own are those of `claims`, wherever they stand. Empty if there is no other.
+    """
+    ledgers = {name: results / name / "claims.csv" for name in PROFILES_COMPARED}
+    found = {name: pd.read_csv(path) for name, path in ledgers.items() if path.is_file()}
+    verdicts = {name: other.set_index("claim")["verdict"] for name, other in found.items()}
+    verdicts[profile] = claims.set_index("claim")["verdict"]
+    if len(verdicts) < 2:
+        return pd.DataFrame()
+    side_by_side = pd.DataFrame(verdicts).reindex(claims.loc[claims["verdict"] != "exact", "claim"])
+    decided = side_by_side[side_by_side.isin(["reproduced", "not reproduced"]).any(axis=1)].fillna("not measured")
+    return (
+        decided.set_axis(claims.set_index("claim").loc[decided.index, "statement"]).rename_axis("claim").reset_index()
+    )
+
+
 def show_claims(claims: pd.DataFrame) -> Styler:
     """Return the readable ledger for a notebook, with every word of every cell."""
+    return show_table(format_claims(claims), "claims")
+
+
+def show_table(readable: pd.DataFrame, identity: str = "table") -> Styler:
+    """Return a table of words for a notebook, with all of its columns; identities differ within a page."""
     left = {"text-align": "left", "vertical-align": "top"}
-    style = format_claims(claims).style.hide(axis="index").set_uuid("claims")
-    return style.set_properties(subset=None, **left)
+    return readable.style.hide(axis="index").set_properties(subset=None, **left).set_uuid(identity)
 
 
 def format_headline(published: dict[str, tuple[Experiment, pd.DataFrame]]) -> pd.DataFrame:
-    """Return the one table that says most: each objective in the most dimensions of the comparison, every seed's value.
+    """Return the one table that says most: each objective in `HEADLINE_DIM` dimensions, every seed's value.
 
-    Information in the code, its match with the prior, the samples' classes and the error with few labels.
+    Information in the code, its match with the prior, the samples' classes and the error with few labels; in the
+    nearest dimension where there are no runs in that one.
     """
     columns = {
         "mutual_information": "I(x;z), nats",
@@ -178,7 +356,8 @@ def format_headline(published: dict[str, tuple[Experiment, pd.DataFrame]]) -> pd
         return pd.DataFrame({"objective": []})
     compared, labelled = (published[name][1] for name in ("divergence_comparison", "semi_supervised"))
     runs = compared.merge(labelled[["run_id", "svm_error_sampled"]], on="run_id")
-    runs = runs[(runs["status"] == "done") & (runs["latent_dim"] == runs["latent_dim"].max())].sort_values("seed")
+    distance = (runs["latent_dim"] - HEADLINE_DIM).abs()
+    runs = runs[(runs["status"] == "done") & (distance == distance.min())].sort_values("seed", kind="stable")
     rows = []
     for objective, group in runs.groupby("objective", sort=False):
         cells = {title: " · ".join(map(_number, group[name])) for name, title in columns.items()}
@@ -202,41 +381,46 @@ def list_deviations() -> list[tuple[str, str]]:
 
 def describe_budget(experiment: Experiment, runs: pd.DataFrame) -> str:
     """Say in one sentence what the numbers of an experiment rest on."""
+    n_seeds = len(experiment.seeds)
     seconds = runs["train_seconds"].sum() if "train_seconds" in runs else 0.0
     sizes = sorted(set(runs["n_train"]))
     epochs = [experiment.steps * experiment.batch_size / n for n in sizes]
     return (
-        f"{len(runs)} runs on {experiment.dataset}, {len(experiment.seeds)} seed(s), "
+        f"{len(runs)} runs on {experiment.dataset}, {n_seeds} seed{'s' if n_seeds > 1 else ''}, "
         f"{', '.join(f'{n:,}' for n in sizes)} training images, {experiment.steps:,} steps of {experiment.batch_size} "
         f"({', '.join(f'{n:.3g}' for n in epochs)} epochs), {seconds:,.0f} s of training in all"
     )
 
 
-def _markdown(
-    profile: str, folder: Path, published: dict[str, tuple[Experiment, pd.DataFrame]], claims: pd.DataFrame
-) -> str:
+def _markdown(content: dict[str, Any]) -> str:
     parts = [
-        f"# InfoVAE, reproduced: profile `{profile}`",
-        summarize(claims),
-        READING,
-        "What a small budget may have changed stands with each experiment.",
-        to_markdown(format_headline(published)),
-        to_markdown(format_claims(claims)),
+        f"# InfoVAE, reproduced: profile `{content['profile']}`",
+        content["summary"],
+        content["reading"],
+        to_markdown(content["headline"]),
+        "## The paper's claims",
     ]
-    for name, (experiment, runs) in published.items():
+    for group in content["claims"]:
+        parts += [f"### {group['title']}: {group['counts']}", to_markdown(group["frame"])]
+    for section in content["sections"]:
+        name = section["name"]
         parts += [
-            f"## {experiment.title}",
-            f"{describe_budget(experiment, runs)}. [Executed notebook]({name}/notebook.ipynb), "
-            f"[its page]({name}/notebook.html), [every run]({name}/runs.csv).",
-            f"**What the small budget may have changed.** {experiment.caveat}",
-            (folder / name / "table.md").read_text(encoding="utf-8"),
-            *(
-                f"![{path.stem.replace('_', ' ')}]({name}/{path.name})"
-                for path in sorted((folder / name).glob("*.png"))
-            ),
+            f"## {section['title']}",
+            f"{section['budget']}. [Executed notebook]({name}/notebook.ipynb), [its page]({name}/notebook.html), "
+            f"[every run]({name}/runs.csv), [table as CSV]({name}/table.csv).",
+            f"    {section['command']}",
+            f"**What the budget may have changed.** {section['caveat']}",
         ]
-    parts += ["## Deviations from the paper", *(f"- {text} (`{module}`)" for module, text in list_deviations())]
-    return "\n\n".join(parts).replace("\n\n- ", "\n- ") + "\n"
+        if len(section["comparison"]):
+            parts.append(to_markdown(section["comparison"]))
+        parts.append(to_markdown(section["table"]))
+        for figure, words in section["figures"].items():
+            parts += [f"![{_bracketed(words['alt'])}]({name}/{figure}.png)", f"*{words['caption']}*"]
+    return "\n\n".join([*parts, content["discussion"]]) + "\n"
+
+
+def _bracketed(text: str) -> str:
+    return text.replace("[", r"\[").replace("]", r"\]")
 
 
 def summarize(claims: pd.DataFrame) -> str:
@@ -253,34 +437,6 @@ def summarize(claims: pd.DataFrame) -> str:
     )
 
 
-def _html(
-    profile: str, folder: Path, published: dict[str, tuple[Experiment, pd.DataFrame]], claims: pd.DataFrame
-) -> str:
-    from jinja2 import Environment, PackageLoader
-
-    environment = Environment(
-        loader=PackageLoader("infovae", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    sections = []
-    for name, (experiment, runs) in published.items():
-        sections.append(
-            {
-                "name": name,
-                "title": experiment.title,
-                "budget": describe_budget(experiment, runs),
-                "caveat": experiment.caveat,
-                "table": format_table(experiment.table(runs)),
-                "figures": [path.name for path in sorted((folder / name).glob("*.png"))],
-                "command": f"make reproduce PROFILE={profile}",
-                "claims": format_claims(claims[claims["experiment"] == name]),
-            }
-        )
-    return environment.get_template("index.html.j2").render(
-        profile=profile, summary=summarize(claims), reading=READING, sections=sections, claims=format_claims(claims),
-        deviations=list_deviations(),
-    )  # fmt: skip
-
-
 def _number(value: float) -> str:
     """Return a number with three significant digits, without exponent where it stays short."""
     if value != value:
@@ -289,5 +445,11 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if "e+" in text else text
 
 
+_LATEX = {
+    "_": r"\_", "%": r"\%", "±": r"$\pm$", "−": "$-$", "–": "--", "|": "$|$", "‖": r"$\|$", "~": r"$\sim$",
+    "λ": r"$\lambda$", "α": r"$\alpha$",
+}  # fmt: skip
+
+
 def _latex_cell(cell: object) -> str:
-    return str(cell).replace("_", r"\_").replace("±", r"$\pm$").replace("–", "--").replace("%", r"\%")
+    return "".join(_LATEX.get(character, character) for character in str(cell))

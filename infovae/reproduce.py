@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from infovae import __version__
 from infovae.config import PROJECT_ROOT, ParameterError, shorten, unknown_name
-from infovae.experiments import MODULES, Experiment, make_experiment
+from infovae.experiments import MODULES, Experiment, make_experiment, parse_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +28,7 @@ RECORDED_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "distr
 
 def profile_names() -> list[str]:
     """Return the profiles that exist, from the smallest budget to the largest."""
-    order = ["smoke", "quick", "laptop", "paper"]
+    order = ["smoke", "quick", "laptop", "fashion", "paper"]
     return sorted((path.stem for path in PROFILES.glob("*.yaml")), key=lambda n: order.index(n) if n in order else 9)
 
 
@@ -120,11 +119,11 @@ def reproduce(profile: str, folder: Path) -> list[str]:
     runs = sweep(tasks, store, publish_ready)
     problems += describe_failures(runs)
     write_environment(folder)
-    write_report(profile, folder)
     try:
         execute(REPORT_NOTEBOOK, {"profile": profile}, folder / "report", proof="claims.csv")
     except NotebookError as error:
         problems.append(str(error))
+    write_report(profile, folder)  # last: it links every page to the index
     return problems
 
 
@@ -244,19 +243,5 @@ def parse_assignments(texts: list[str]) -> dict[str, Any]:
                 raise ParameterError(f"parameters are given as NAME=VALUE, such as seeds=[0], got {shorten(piece)}")
             if name in parameters:
                 raise ParameterError(f"parameter {shorten(name)} is given twice")
-            parameters[name] = _parse_value(value)
+            parameters[name] = parse_value(value)
     return parameters
-
-
-def _parse_value(text: str) -> Any:
-    value = _from_json(text)
-    if value is text and text.startswith("[") and text.endswith("]"):
-        return [_from_json(word.strip().strip("'")) for word in text[1:-1].split(",")]
-    return value
-
-
-def _from_json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text

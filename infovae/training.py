@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -36,6 +36,8 @@ class Trained(NamedTuple):
     train_seconds: float
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Progress = Callable[[int, float], None]
 """Called at each logged step with the number of steps done and the loss in nats per image."""
 
@@ -72,6 +74,7 @@ class Training:
         self.own_generator = torch.Generator(device).manual_seed(config.seed + 2_000_003)  # looking changes no run
         self.validation = binarize(data.validation_images[:N_VALIDATION].to(device), self.own_generator)
         self.model = build_model(config, (images.shape[1], images.shape[2])).to(device)
+        self.encode, self.log_prob = as_asked(self.model.encoder), as_asked(self.model.decoder.log_prob)
         self.divergence, self.choose_lambda = make_divergence(config, device), make_lambda(config, device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate, fused=True)
         self.batches = Batches(images, config.batch_size, self.generator)
@@ -88,9 +91,9 @@ class Training:
                 group["lr"] = config.learning_rate * decay(step / config.steps)
             x = binarize(self.batches.draw(), generator)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
-                q_z_given_x = model.encoder(x)
+                q_z_given_x = self.encode(x)
                 z = q_z_given_x.sample(generator)
-                nll = -model.decoder.log_prob(x, z).mean()
+                nll = -self.log_prob(x, z).mean()
             terms = Terms(nll, rate=q_z_given_x.kl().mean(), divergence=self.divergence(z, q_z_given_x, generator))
             lambda_ = self.choose_lambda(step, terms.divergence)
             charged = terms._replace(rate=charged_rate(q_z_given_x, config.free_bits))  # the history has the true rate
@@ -171,6 +174,14 @@ def validation_mmd(model: Model, x: Tensor, generator: torch.Generator) -> float
     kernel = divergences.make_kernel("rbf", z.shape[1], "prior")
     prior = torch.randn(z.shape, generator=generator, device=z.device)
     return divergences.squared_mmd(z, prior, kernel, unbiased=True).item()
+
+
+def as_asked(function: Callable[P, T]) -> Callable[P, T]:
+    """Return the function, through torch.compile where INFOVAE_COMPILE=1 asks for it.
+
+    Like the choice of the device it changes speed and rounding, and is no part of a run's identity.
+    """
+    return torch.compile(function) if os.environ.get("INFOVAE_COMPILE") == "1" else function
 
 
 def choose_device() -> torch.device:

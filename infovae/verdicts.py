@@ -15,6 +15,8 @@ from typing import Literal
 
 import pandas as pd
 
+from infovae.config import EMPTY_CODE
+
 Effects = Callable[[pd.DataFrame], pd.Series]
 """Maps all runs of an experiment to one number per seed; KeyError where the runs hold no such condition or metric."""
 
@@ -24,13 +26,10 @@ Dims = Literal["all", "few", "many", "above 2"]
 
 SOURCES: dict[Status, str] = {"seed": "seed", "checked": "paper", "recalled": "paper (recalled, unverified)"}
 
-EMPTY_CODE = 1.0
-"""Nats of I(x;z) below which a code counts as empty: its match with the prior is trivial and decides nothing."""
-
 EMPTY_TOY_CODE = 0.1
-"""The same in the toy, whose code can hold no more than log 2. With lambda_ = 500 and kernel exp(-d^2) the optimum of
-InfoVAE itself holds 0.22 nats (two Gaussians, exact population MMD): this is about half of that. It replaced half of
-log 2, by which no code that matches the prior could count, after runs had been seen."""
+"""What `EMPTY_CODE` is elsewhere, in the toy, whose code can hold no more than log 2. With lambda_ = 500 and kernel
+exp(-d^2) the optimum of InfoVAE itself holds 0.22 nats (two Gaussians, exact population MMD): this is about half of
+that. It replaced half of log 2, by which no code that matches the prior could count, after runs had been seen."""
 
 FEW, MANY = 5, 40
 """Latent dimensions up to which the paper's "few" reaches, and from which its "many" starts."""

@@ -124,7 +124,7 @@ def _reporter(first: int, until: int) -> Callable[[int, float], None]:
 
 
 def _worker_device() -> torch.device:
-    """Return this worker's device: the GPUs are dealt out to the workers in turn."""
+    """Return this worker's device: the GPUs are dealt out to the workers in turn, to several if they are more."""
     import torch
     from distributed import get_worker
 
@@ -132,7 +132,7 @@ def _worker_device() -> torch.device:
 
     torch.set_num_threads(1)
     device = choose_device()
-    if device.type == "cuda" and not os.environ.get("INFOVAE_DEVICE"):
+    if device.type == "cuda" and os.environ.get("INFOVAE_DEVICE", "") in ("", "cuda"):
         number = next(itertools.chain((int(n) for n in [str(get_worker().name)] if n.isdecimal()), [0]))
         device = torch.device("cuda", number % torch.cuda.device_count())
     return device

@@ -136,7 +136,7 @@ def test_squared_distances() -> None:
 def test_unbiased_squared_mmd_is_unbiased(dim: int, bandwidth: Bandwidth) -> None:
     m1, s1, m2, s2 = two_gaussians(dim)
     kernel = make_kernel("rbf", dim, bandwidth)
-    expected = closed_form_squared_mmd_rbf(m1, s1, m2, s2, two_sigma_squared(dim, bandwidth))
+    expected = closed_form_squared_mmd_rbf(m1, s1, m2, s2, float(two_sigma_squared(dim, bandwidth)))
     generator, n, unbiased, biased = seeded(), 20, [], []
     for _ in range(300):
         x = m1 + s1 * torch.randn(n, dim, generator=generator, dtype=torch.float64)
@@ -147,8 +147,8 @@ def test_unbiased_squared_mmd_is_unbiased(dim: int, bandwidth: Bandwidth) -> Non
     with pytest.raises(AssertionError):
         assert_mean(biased, expected)
     # The V-statistic is off by the pairs (i, i): (1 - E k) / n for either sample.
-    within = expected_rbf(0 * m1, 2 * s1**2, two_sigma_squared(dim, bandwidth))
-    within += expected_rbf(0 * m2, 2 * s2**2, two_sigma_squared(dim, bandwidth))
+    within = expected_rbf(0 * m1, 2 * s1**2, float(two_sigma_squared(dim, bandwidth)))
+    within += expected_rbf(0 * m2, 2 * s2**2, float(two_sigma_squared(dim, bandwidth)))
     assert_mean(biased, expected + (2 - within) / n)
 
 
@@ -159,7 +159,7 @@ def test_chunked_squared_mmd_of_a_large_float32_sample_meets_the_closed_form(dim
     x = m1 + s1 * torch.randn(3_000, dim, generator=seeded())
     y = m2 + s2 * torch.randn(3_000, dim, generator=seeded(1))
     blocks = [squared_mmd_chunked(*pair, kernel).value for pair in zip(x.split(300), y.split(300), strict=True)]
-    expected = closed_form_squared_mmd_rbf(*two_gaussians(dim), two_sigma_squared(dim, "paper"))
+    expected = closed_form_squared_mmd_rbf(*two_gaussians(dim), float(two_sigma_squared(dim, "paper")))
     standard_error = statistics.stdev(blocks) / math.sqrt(10)  # of ten blocks of 300: about that of all 3,000
     assert abs(squared_mmd_chunked(x, y, kernel).value - expected) < 4 * standard_error
     assert 4 * standard_error < 0.6 * expected
@@ -224,7 +224,7 @@ def rbf_null_std(n: int, dim: int, s: float) -> float:
 @pytest.mark.parametrize("bandwidth", ["paper", "prior"])
 def test_null_level_has_mean_zero_and_the_exact_spread(dim: int, bandwidth: Bandwidth) -> None:
     n, kernel, generator = 40, make_kernel("rbf", dim, bandwidth), seeded(3)
-    exact = rbf_null_std(n, dim, two_sigma_squared(dim, bandwidth))
+    exact = rbf_null_std(n, dim, float(two_sigma_squared(dim, bandwidth)))
     null = squared_mmd_null(n, dim, kernel, generator)
     assert null.std == pytest.approx(exact, rel=0.05)
     assert 0 < abs(null.value) < 5 * exact
@@ -319,7 +319,7 @@ def test_stein_loss_has_minus_the_direction_over_n_as_its_gradient() -> None:
 def test_stein_direction_meets_its_closed_form_without_self_and_shrinks_with_it(dim: int, v: float) -> None:
     n, generator = 50, seeded()
     for bandwidth in ("paper", "prior"):
-        expected = expected_attraction(dim, v, two_sigma_squared(dim, bandwidth))
+        expected = expected_attraction(dim, v, float(two_sigma_squared(dim, bandwidth)))
         without, with_self = [], []
         for _ in range(100):
             z = math.sqrt(v) * torch.randn(n, dim, generator=generator)
@@ -412,7 +412,7 @@ def test_stein_discrepancy_meets_its_closed_form_and_would_not_without_its_trace
         return (kernelized_stein_discrepancy(z, bandwidth) - trace).item()
 
     for bandwidth in ("paper", "prior"):
-        s, generator = two_sigma_squared(dim, bandwidth), seeded()
+        s, generator = float(two_sigma_squared(dim, bandwidth)), seeded()
         # E (s_p - s_q)(x) k(x, y) (s_p - s_q)(y), with the scores' difference (1 / v - 1) x
         expected = 2 * dim * (1 - v) ** 2 / (s + 4 * v) * (s / (s + 4 * v)) ** (dim / 2)
         codes = math.sqrt(v) * torch.randn(150, 60, dim, generator=generator, dtype=torch.float64)

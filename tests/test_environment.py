@@ -5,6 +5,7 @@ import re
 import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
@@ -18,6 +19,8 @@ ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 DIRECT = [Requirement(text) for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]]
+# Installed by `make bench` alone, in an environment of its own.
+PEERS = [Requirement(text) for text in PROJECT["optional-dependencies"]["bench"]]
 PIN_LINES = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
 PINS = {canonicalize_name(name): pin for name, pin in (line.split("==") for line in PIN_LINES)}
 # What torch brings for an accelerator, bound by torch itself.
@@ -33,7 +36,7 @@ def test_every_constraint_is_one_exact_release() -> None:
 
 
 def test_every_direct_dependency_is_bounded_and_pinned_within_its_bound() -> None:
-    for requirement in DIRECT:
+    for requirement in DIRECT + PEERS:
         assert [bound.operator for bound in requirement.specifier] == [">="], requirement
         pin = PINS.get(canonicalize_name(requirement.name))
         assert pin, f"{requirement.name} has no line in constraints.txt"
@@ -41,7 +44,8 @@ def test_every_direct_dependency_is_bounded_and_pinned_within_its_bound() -> Non
 
 
 def test_everything_installed_for_the_project_is_what_the_constraints_say() -> None:
-    todo, installed = [(requirement.name, "") for requirement in DIRECT], {}
+    peers = [peer for peer in PEERS if find_spec(peer.name)]  # in .venv-bench they are held to the pins too
+    todo, installed = [(requirement.name, "") for requirement in DIRECT + peers], {}
     seen = set(todo)
     while todo:
         name, extra = todo.pop()
@@ -70,6 +74,7 @@ def test_conda_environment_installs_the_same_pins() -> None:
 
 def test_every_library_imported_is_declared() -> None:
     declared = {canonicalize_name(requirement.name) for requirement in DIRECT}
+    peers = {canonicalize_name(requirement.name) for requirement in PEERS}
     distributions = packages_distributions()
     known = {"infovae", *sys.stdlib_module_names, *(path.stem for path in ROOT.glob("tests/*.py"))}
     for path in [*ROOT.glob("infovae/**/*.py"), *ROOT.glob("tests/*.py")]:
@@ -77,6 +82,8 @@ def test_every_library_imported_is_declared() -> None:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for library in {name.partition(".")[0] for name in names} - known:
+                if path.match("bench/peers.py") and library in peers:
+                    continue
                 providers = {canonicalize_name(provider) for provider in distributions.get(library, [])}
                 assert providers & declared, f"{path.name} imports {library}, which pyproject.toml does not declare"
 

@@ -57,6 +57,17 @@ def test_empty_code_holds_nothing_and_matches_the_prior(digits: ImageData) -> No
     assert arrays["z"].shape == (400, 2) and arrays["labels"].shape == (400,)
 
 
+def test_validation_images_are_judged_in_place_of_test_images(digits: ImageData) -> None:
+    evaluation = LATENT.model_copy(update={"split": "validation"})
+    config, model = tiny(decoder="dense"), build_model(tiny(decoder="dense"), (8, 8)).eval()
+    swapped = dataclasses.replace(digits, test_images=digits.validation_images, test_labels=digits.validation_labels)
+    metrics, arrays = evaluate(evaluation, config, model, digits, CPU)
+    expected, expected_arrays = evaluate(LATENT, config, model, swapped, CPU)
+    assert metrics.pop("log_det_cov_per_dim_validation") == expected.pop("log_det_cov_per_dim_test")
+    assert metrics == expected
+    assert (arrays["labels"] == expected_arrays["labels"]).all()
+
+
 def test_evaluation_depends_on_its_arguments_alone(digits: ImageData) -> None:
     first = evaluate(LATENT, tiny(), empty_model(), digits, CPU)[0]
     torch.rand(5)

@@ -19,6 +19,7 @@ from infovae.config import (
     RunConfig,
 )
 from infovae.experiments import MODULES, aggregate, experiment_class, make_experiment
+from infovae.experiments.tuning import Tuning
 from infovae.reproduce import load_profile, parse_assignments, profile_names
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
@@ -70,6 +71,8 @@ def test_unknown_experiment_suggests_the_closest() -> None:
 def test_lists_may_come_as_papermill_hands_them_over() -> None:
     experiment = make_experiment("divergence_comparison", {"seeds": "[0, 3]", "objectives": '["mmd"]'})
     assert experiment.seeds == (0, 3)
+    bare_words = make_experiment("divergence_comparison", {"objectives": "[mmd, elbo]"})
+    assert bare_words.model_dump()["objectives"] == ("mmd", "elbo")
     assert len(experiment.grid()) == 2 * 2
 
 
@@ -172,7 +175,43 @@ def test_failed_runs_are_counted_and_a_single_seed_has_no_interval() -> None:
 
 @pytest.mark.parametrize("profile", profile_names())
 def test_every_profile_is_valid(profile: str) -> None:
-    assert set(load_profile(profile)) == set(MODULES)
+    left_out = {
+        "quick": {"tuning"},
+        "fashion": set(MODULES) - {"divergence_comparison", "semi_supervised", "latent_usage"},
+    }
+    assert set(load_profile(profile)) == set(MODULES) - left_out.get(profile, set())
+
+
+def test_settings_are_chosen_by_match_and_loss_among_those_that_keep_information() -> None:
+    tuning = make_experiment("tuning", {"learning_rates": [1e-3, 2e-3]})
+    assert isinstance(tuning, Tuning)
+    rows = [
+        ("mmd_annealed", 90.0, 2e-3, 5.0, 0.02, 1.0, 9.0, 80.0),
+        ("mmd_annealed", 300.0, 2e-3, 4.0, 0.01, 1.0, 9.0, 80.0),
+        ("mmd_annealed", 900.0, 2e-3, 2.0, 0.001, 1.0, 3.0, 90.0),  # matches best, by giving up information
+        ("stein", 15.0, 2e-3, 0.1, 0.0, 1.0, 0.1, 90.0),  # empty throughout
+        ("elbo", 1.0, 1e-3, 1.0, 0.0, 0.0, 20.0, 70.0),  # reconstructs best, and pays for it
+        ("elbo", 1.0, 2e-3, 1.0, 0.0, 0.0, 1.0, 80.0),
+        ("mmd_annealed", 300.0, 1e-3, 4.0, 0.0001, 1.0, 90.0, 79.0),  # another rate; nothing charged
+    ]
+    names = ("objective", "lambda_", "learning_rate", "mutual_information", "squared_mmd", "alpha", "rate")
+    runs = pd.DataFrame(rows, columns=[*names, "reconstruction_nll"])
+    assert tuning.choose_lambda(runs) == {"mmd_annealed": 300.0}
+    assert tuning.choose_learning_rate(runs) == 2e-3
+    emptied = runs.assign(mutual_information=runs["mutual_information"].where(runs.index != 1, 1.5))
+    assert tuning.choose_learning_rate(emptied) == 1e-3
+    assert math.isnan(tuning.choose_learning_rate(runs.assign(mutual_information=0.5)))
+
+
+def test_settings_are_chosen_on_validation_images_by_seeds_of_their_own() -> None:
+    for profile in profile_names():
+        experiments = load_profile(profile)
+        if "tuning" not in experiments:
+            continue
+        tasks = experiments["tuning"].grid()
+        assert {e.split for _, evaluations, _ in tasks for e in evaluations} == {"validation"}  # type: ignore[union-attr]
+        others = {seed for name, e in experiments.items() if name != "tuning" for seed in e.seeds}
+        assert not others & set(experiments["tuning"].seeds)
 
 
 def test_unknown_profile_suggests_the_closest() -> None:

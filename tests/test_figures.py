@@ -9,20 +9,21 @@ from infovae import figures
 from infovae.config import OBJECTIVES
 from infovae.experiments import aggregate
 from infovae.experiments.divergence_comparison import DivergenceComparison
+from infovae.experiments.log_likelihood import LogLikelihood
 
 
-def runs() -> pd.DataFrame:
+def runs(n_seeds: int = 3) -> pd.DataFrame:
     rows = [
         {"objective": o, "latent_dim": d, "seed": s, "squared_mmd": 0.1 * d + 0.01 * s, "status": "done"}
         for o in ("mmd", "elbo")
         for d in (2, 10)
-        for s in (0, 1)
+        for s in range(n_seeds)
     ]
     return pd.DataFrame(rows)
 
 
-def table() -> pd.DataFrame:
-    return aggregate(runs(), ("latent_dim", "objective"), ("squared_mmd",))
+def table(n_seeds: int = 3) -> pd.DataFrame:
+    return aggregate(runs(n_seeds), ("latent_dim", "objective"), ("squared_mmd",))
 
 
 def test_palette_has_one_colour_per_objective_and_the_baseline() -> None:
@@ -30,7 +31,22 @@ def test_palette_has_one_colour_per_objective_and_the_baseline() -> None:
     looks = {(figures.PALETTE[name], *figures.STYLES[name]) for name in figures.OBJECTIVE_ORDER}
     assert len(looks) == len(figures.PALETTE)
     usual = DivergenceComparison().objectives
-    assert len({figures.PALETTE[name] for name in usual}) == len(usual)
+    together = {*usual, *LogLikelihood().objectives, "pixels"}  # what stands beside each other in some figure
+    assert len({figures.PALETTE[name] for name in together}) == len(together)
+
+
+def test_settings_are_drawn_where_they_vary() -> None:
+    rows = [
+        ("elbo", 0.0, 1.0, 1e-3, 0.5, 0.1, 2.0, 100.0),
+        ("elbo", 0.0, 1.0, 2e-3, 0.5, 0.1, 1.0, 98.0),
+        ("stein", 1.0, 15.0, 2e-3, 9.0, 0.1, 40.0, 95.0),
+        ("stein", 1.0, 50.0, 2e-3, 8.0, 0.01, 10.0, 97.0),
+    ]
+    names = ("objective", "alpha", "lambda_", "learning_rate", "mutual_information", "squared_mmd", "rate")
+    trade, loss = figures.plot_tuning(pd.DataFrame(rows, columns=[*names, "reconstruction_nll"]), 2e-3).axes
+    assert [text.get_text() for text in trade.texts] == ["λ=15", "λ=50"]
+    (rates,) = loss.lines  # Stein's learning rate does not vary
+    assert list(np.asarray(rates.get_ydata(), dtype=float)) == [102, 99]  # the rate is charged at alpha = 0
 
 
 def test_line_per_objective_with_its_interval_and_the_ideal() -> None:
@@ -45,7 +61,27 @@ def test_line_per_objective_with_its_interval_and_the_ideal() -> None:
     dots = [np.asarray(c.get_offsets()) for c in ax.collections if isinstance(c, PathCollection)]
     assert sum(offsets.shape[0] for offsets in dots) == len(runs())  # every run is shown
     low, high = ax.get_ylim()
-    assert low < 0 and high > 1.01  # the axes span every run and the ideal
+    assert low < 0 and high > 1.02  # the axes span every run and the ideal
+    assert "match" in [text.get_text() for text in ax.texts]
+
+
+def test_two_seeds_are_drawn_without_an_interval() -> None:
+    figure = figures.plot_by_dimension(table(2), runs(2), {"squared_mmd": 0.0})
+    bars = [segment for container in figure.axes[0].containers for segment in container[2][0].get_segments()]
+    assert len(bars) == 4 and not any(map(len, bars))  # places for bars, nothing in them
+    assert "no intervals" in figure.caption
+
+
+def test_figure_says_what_it_shows_in_a_notebook_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[object] = []
+    monkeypatch.setattr("IPython.display.display", lambda *things: shown.extend(things))
+    figure = figures.plot_by_dimension(table(), runs(), {"squared_mmd": 0.0})
+    figure._ipython_display_()
+    image, caption = shown
+    assert image.data == figure.to_png() and image.data[:4] == b"\x89PNG"  # type: ignore[attr-defined]
+    assert image._data_and_metadata()[1]["alt"] == figure.alt  # type: ignore[attr-defined]
+    assert "elbo and mmd" in figure.alt and "latent dimension (2 and 10)" in figure.alt
+    assert caption.data == figure.caption and "95 % intervals over 3 seeds" in figure.caption  # type: ignore[attr-defined]
 
 
 def toy_runs() -> pd.DataFrame:
@@ -112,8 +148,10 @@ def test_both_kinds_of_images_are_drawn_against_the_size_of_the_training_set() -
     ]
     runs = pd.DataFrame(rows).assign(status="done")
     table = aggregate(runs, ("latent_dim", "objective", "n_train"), ("log_det_test", "log_det_train"))
-    (ax,) = figures.plot_by_size(table, runs, {"log_det_test": "log det"}).axes
+    figure = figures.plot_by_size(table, runs, {"log_det_test": "log det"})
+    (ax,) = figure.axes
     assert [container.get_label() for container in ax.containers] == ["elbo", "mmd"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()][2:] == ["test images", "training images"]
     dashed = [line for line in ax.lines if line.get_linestyle() == "--"]
     assert [list(np.asarray(line.get_ydata(), dtype=float)) for line in dashed] == [[1.5, 1.5], [1.5, 1.5]]
 
@@ -121,7 +159,7 @@ def test_both_kinds_of_images_are_drawn_against_the_size_of_the_training_set() -
 def test_contours_lie_where_the_density_is() -> None:
     axis = np.linspace(-4, 4, 81)
     density = np.exp(-((axis[:, None] - 2) ** 2 + axis**2) / 2) / (2 * np.pi)  # around z1 = 2, z2 = 0
-    (ax,) = figures.plot_densities({"elbo": density}, 4).axes
+    ax = figures.plot_densities({"elbo": density}, 4).axes[0]
     (contours,) = [c for c in ax.collections if hasattr(c, "levels")]
     points = np.concatenate([np.asarray(path.vertices) for path in contours.get_paths()])
     assert abs(points[:, 0].mean() - 2) < 0.3 and abs(points[:, 1].mean()) < 0.3
@@ -139,6 +177,17 @@ def test_arrays_of_the_first_run_are_selected_in_the_palettes_order() -> None:
     arrays = [{"z": np.full(1, n)} for n in range(3)]
     assert figures.select_arrays(runs, arrays, "z", latent_dim=2) == {"elbo": np.full(1, 1), "mmd": np.full(1, 0)}
     assert figures.select_arrays(runs, arrays, "z", latent_dim=10) == {}
+
+
+def test_images_are_selected_in_rows_of_the_same_order() -> None:
+    runs = pd.DataFrame({"objective": ["mmd", "elbo"], "latent_dim": [2, 2]})
+    kept = {name: np.full((1, 1, 2, 2), n) for n, name in enumerate(("originals", "samples", "reconstructions"))}
+    rows = figures.select_images(runs, [kept, kept], ("reconstructions", "samples"), latent_dim=2)
+    kinds = ["elbo: reconstructions", "mmd: reconstructions", "elbo: samples", "mmd: samples"]
+    assert list(rows) == ["test images", *kinds]
+    assert [images.flat[0] for images in rows.values()] == [0, 2, 2, 1, 1]
+    means = {**kept, "mean_samples": np.full((1, 1, 2, 2), 9)}
+    assert figures.select_images(runs, [means, means], ("samples",), latent_dim=2)["elbo"].flat[0] == 9
 
 
 def likelihood_runs() -> pd.DataFrame:

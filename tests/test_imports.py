@@ -8,15 +8,16 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "infovae"
 LAYERS = [
+    ["labels"],
     ["config", "parsers", "sources", "data", "networks", "pixelcnn", "scalar", "model", "divergences", "adversarial"],
     ["objective"],
     ["training", "evaluation"],
     ["checkpoint"],
     ["store", "worker", "sweep"],
     ["experiments"],
-    ["figures", "verdicts", "claims", "report", "verify"],
+    ["figures", "verdicts", "claims", "site", "report", "verify"],
     ["notebooks"],
-    ["reproduce"],
+    ["reproduce", "bench"],
     ["__main__"],
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}

@@ -20,10 +20,10 @@ printf '%s\\n' "$@" "INFOVAE_DEVICE=$INFOVAE_DEVICE" "INFOVAE_WORKERS=$INFOVAE_W
 # Stands for the python3 that the user has: makes the environment, in which pip fails while the file `offline` exists.
 PYTHON3 = """#!/bin/sh
 [ "$1" = -c ] && exit 0
-[ "$*" = "-m venv --clear .venv" ] || exit 9
-rm -rf .venv && mkdir -p .venv/bin
-printf '#!/bin/sh\\necho "$@" >> pip.log; test ! -e offline\\n' > .venv/bin/python
-chmod +x .venv/bin/python
+case "$*" in "-m venv --clear .venv" | "-m venv --clear .venv-bench") ;; *) exit 9 ;; esac
+rm -rf "$4" && mkdir -p "$4/bin"
+printf '#!/bin/sh\\necho "$@" >> pip.log; test ! -e offline\\n' > "$4/bin/python"
+chmod +x "$4/bin/python"
 """
 HOSTILE = [
     "lambdas=[10] seeds=[0]",
@@ -122,7 +122,7 @@ def test_every_command_called_exists() -> None:
     if not (ROOT / "infovae/__main__.py").exists():
         pytest.skip("there is no command line yet")
     text = subprocess.check_output([sys.executable, "-m", "infovae", "--help"], cwd=ROOT, text=True)
-    for command in re.findall(r"\$\(RUN\) (\w+)", MAKEFILE):
+    for command in re.findall(r"(?:\$\(RUN\)|-m infovae) (\w+)", MAKEFILE):
         assert re.search(rf"^  {command}\b", text, flags=re.MULTILINE), command
 
 
@@ -136,6 +136,15 @@ def test_installs_once_and_again_when_the_pins_change(checkout: Path) -> None:
     os.utime(checkout / "constraints.txt", (stamp + 1, stamp + 1))
     make(checkout, "install", "PYTHON=./python3")
     assert len(log.read_text().splitlines()) == 2
+
+
+def test_peers_are_installed_in_an_environment_of_their_own(checkout: Path) -> None:
+    make(checkout, "bench", "PYTHON=./python3")
+    install, command = (checkout / "pip.log").read_text().splitlines()
+    assert re.fullmatch(r"-m pip install .*-c constraints\.txt -e \.\[bench\]", install)
+    assert command == "-m infovae bench"
+    assert (checkout / ".venv-bench/installed").exists()
+    assert not (checkout / ".venv").exists()
 
 
 def test_an_interrupted_install_is_done_again_from_the_beginning(checkout: Path) -> None:

@@ -2,21 +2,34 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from infovae.claims import ledger
 from infovae.config import PROJECT_ROOT, ParameterError
 from infovae.experiments import MODULES, make_experiment
+from infovae.experiments.log_likelihood import PAPER_COLUMN
+from infovae.figures import Captioned
+from infovae.labels import LABELS
 from infovae.report import (
+    compare_ledgers,
+    compare_with_paper,
+    discuss,
+    format_command,
+    format_headline,
     format_table,
+    group_claims,
     list_deviations,
     load_published,
+    publish,
     to_markdown,
     write_report,
     write_tables,
 )
+from infovae.reproduce import load_profile, parse_assignments, profile_names
 
 TABLE = pd.DataFrame(
     {
@@ -36,8 +49,104 @@ COMMITTED = sorted(
 def test_mean_and_interval_stand_in_one_cell() -> None:
     readable = format_table(TABLE)
     assert list(readable["m"]) == ["0.123 ± 0.01", "1234567"]
-    assert "n_failed" not in readable
-    assert "n_failed" in format_table(TABLE.assign(n_failed=[0, 2]))
+    assert list(readable) == ["objective", "latent dimension", "m", "seeds"]
+    assert "failed runs" in format_table(TABLE.assign(n_failed=[0, 2]))
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda path: path.name)
+def test_every_column_that_a_reader_sees_has_words_of_its_own(folder: Path) -> None:
+    assert len(set(LABELS.values())) == len(LABELS)
+    for name in load_published(folder):
+        seen = format_table(pd.read_csv(folder / name / "table.csv")).columns
+        assert not [column for column in seen if "_" in column]
+
+
+@pytest.mark.parametrize("profile", profile_names())
+def test_command_gives_the_same_experiment(profile: str) -> None:
+    for name, experiment in load_profile(profile).items():
+        _, chosen, *parameters = re.fullmatch(
+            r'(make run) EXPERIMENT=(\w+)(?: PARAMS="([^"]*)")?', format_command(experiment)
+        ).groups()  # type: ignore[union-attr]
+        assert chosen == name
+        assert make_experiment(name, parse_assignments([text for text in parameters if text])) == experiment
+
+
+def test_papers_numbers_stand_beside_ours() -> None:
+    runs = pd.DataFrame({"decoder": "pixelcnn", "objective": ["elbo", "free_bits"], "seed": 0, "status": "done"})
+    table = make_experiment("log_likelihood", {}).table(runs.assign(nll_10=99.0, nll_100=[90.0, 91.0]))
+    compared = compare_with_paper(table)
+    assert compared["objective"].tolist() == ["elbo"]
+    assert compared.iloc[0, 1:].tolist() == ["82.8", "90", "+7.2"]
+    assert "unverified" in compared.columns[1] and "K = 100" in compared.columns[2]
+    assert compare_with_paper(table.drop(columns=PAPER_COLUMN)).empty
+
+
+def test_ledger_is_grouped_and_no_claim_is_lost() -> None:
+    groups = group_claims(claims := ledger({}))
+    assert sum(len(group["rows"]) for group in groups) == len(claims)
+    assert [group["name"] for group in groups] == [*(name for name in MODULES if name != "tuning"), "identities"]
+    assert groups[0]["counts"] == "5 not measured" and groups[-1]["counts"] == "3 exact"
+    assert set(groups[0]["frame"]["verdict"]) == {"– not measured"}
+
+
+def test_discussion_counts_what_the_ledger_says(tmp_path: Path) -> None:
+    experiment = make_experiment("latent_usage", {"seeds": [0, 1, 2]})
+    informed = {0: 2.0, 1: 2.01, 2: 2.02}  # nats at alpha = 1: claims below 1 are refuted, above it hold
+    rows = [
+        {"seed": s, "objective": o, "alpha": a, "lambda_": 1.0, "mutual_information": informed[s], "status": "done"}
+        for s in informed
+        for o, a in (("elbo", 0.0), ("mmd_annealed", 1.0))
+    ]
+    runs = pd.DataFrame(rows).assign(receptive_radius=8, decoder="pixelcnn", squared_mmd_validation=0.1)
+    claims = ledger({"latent_usage": runs})
+    text = discuss("quick", tmp_path, {"latent_usage": (experiment, runs)}, claims)
+    assert set(claims["verdict"]) == {"reproduced", "not reproduced", "not measured", "exact"}
+    assert "- Under the ELBO a decoder that can model the data alone ignores the code" in text
+    assert "Of the 2 verdicts that are decided, 2 stay as they are" in text and "and 0 turn" in text
+    assert "0 claims are *inconclusive*" in text and f"{experiment.title}.** {experiment.caveat}" in text
+
+
+def test_ledgers_of_other_profiles_stand_beside_where_one_decides(tmp_path: Path) -> None:
+    claims = pd.DataFrame(
+        {"claim": list("abc"), "statement": list("ABC"), "verdict": ["inconclusive", "reproduced", "exact"]}
+    )
+    assert compare_ledgers("laptop", tmp_path, claims).empty
+    (tmp_path / "quick").mkdir()
+    claims.assign(verdict=["inconclusive", "not reproduced", "exact"]).to_csv(tmp_path / "quick" / "claims.csv")
+    (tmp_path / "smoke").mkdir()
+    claims.assign(verdict="reproduced").to_csv(tmp_path / "smoke" / "claims.csv")
+    (tmp_path / "laptop").mkdir()
+    claims.assign(verdict="reproduced").to_csv(tmp_path / "laptop" / "claims.csv")  # of an earlier run
+    assert compare_ledgers("laptop", tmp_path, claims).to_dict("list") == {
+        "claim": ["B"], "quick": ["not reproduced"], "laptop": ["reproduced"]
+    }  # fmt: skip
+
+
+def test_headline_is_in_ten_dimensions_or_the_nearest() -> None:
+    runs = pd.DataFrame(
+        {
+            "run_id": list("abcd"),
+            "objective": "mmd",
+            "latent_dim": [2, 8, 40, 8],
+            "seed": [0, 1, 0, 0],
+            "status": "done",
+        }
+    )
+    metrics = ("mutual_information", "squared_mmd", "log_det_cov_per_dim_test", "class_cross_entropy")
+    compared = runs.assign(**{name: [1.0, 2.0, 3.0, 4.0] for name in metrics})
+    labelled = runs.assign(svm_error_sampled=[0.1, 0.2, 0.3, 0.4])
+    published = {"divergence_comparison": (None, compared), "semi_supervised": (None, labelled)}
+    headline = format_headline(published)  # type: ignore[arg-type]
+    assert headline.to_numpy().tolist() == [["mmd", *["4 · 2"] * 4, "0.4 · 0.2"]]
+
+
+def test_figures_are_published_with_their_words(tmp_path: Path) -> None:
+    figure = Captioned().describe("what it shows", "how to read it")
+    runs = pd.DataFrame({"receptive_radius": [4], "objective": ["mmd"], "alpha": 1.0, "lambda_": 1.0, "status": "done"})
+    publish(make_experiment("latent_usage", {}), runs, {"b": figure, "a": figure}, str(tmp_path))
+    captions = json.loads((tmp_path / "captions.json").read_text(encoding="utf-8"))
+    assert list(captions) == ["b", "a"] and captions["a"]["alt"] == "what it shows"
+    assert (tmp_path / "a.png").read_bytes() == figure.to_png()
 
 
 def test_markdown_table_survives_bars() -> None:
@@ -51,6 +160,17 @@ def test_latex_escapes_names(tmp_path: Path) -> None:
     latex = (tmp_path / "table.tex").read_text()
     assert r"mmd\_annealed" in latex and "toprule" in latex
     assert not [line for line in latex.splitlines() if "_" in line.replace(r"\_", "")]
+
+
+def test_damaged_captions_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "latent_usage").mkdir()
+    (tmp_path / "latent_usage/parameters.json").write_text("{}")
+    runs = pd.DataFrame({"run_id": ["x"], "status": "done", "seed": 0, "receptive_radius": 4, "objective": "elbo"})
+    runs.assign(alpha=0.0, lambda_=1.0, n_train=9).to_csv(tmp_path / "latent_usage/runs.csv", index=False)
+    for content in ("{", "[]", '{"a": {}}', '{"a": 1}'):
+        (tmp_path / "latent_usage/captions.json").write_text(content)
+        with pytest.raises(ParameterError, match=r"captions\.json is damaged"):
+            write_report("quick", tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["parameters.json", "runs.csv"])
@@ -85,7 +205,7 @@ def test_every_deviation_of_the_code_is_listed() -> None:
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda path: path.name)
 def test_committed_results_are_complete_and_recompute(folder: Path, tmp_path: Path) -> None:
     published = load_published(folder)
-    assert set(published) == set(MODULES)
+    assert set(published) == set(load_profile(folder.name))
     for name, (experiment, runs) in published.items():
         assert (runs["status"] == "done").all()
         table = pd.read_csv(folder / name / "table.csv")

@@ -1,6 +1,7 @@
 """Training is a function of its configuration, learns, says when it diverges, and reports what it did."""
 
 import math
+import shutil
 import warnings
 
 import pytest
@@ -15,7 +16,7 @@ from infovae.evaluation import evaluate
 from infovae.evaluation.posterior import posterior_metrics
 from infovae.model import build_model
 from infovae.objective import lambda_at
-from infovae.training import N_LOGGED, Batches, TrainingDiverged, choose_device, decay, is_logged, train
+from infovae.training import N_LOGGED, Batches, Training, TrainingDiverged, choose_device, decay, is_logged, train
 
 CPU = torch.device("cpu")
 
@@ -180,3 +181,16 @@ def test_unusable_device_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("INFOVAE_DEVICE", "warp")
     with pytest.raises(ValueError, match="INFOVAE_DEVICE='warp'"):
         choose_device()
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a compiler")
+def test_compiled_training_differs_by_rounding_alone(digits: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny(decoder="dense", steps=3)
+    plain = Training(config, digits, CPU)
+    plain.advance(3)
+    monkeypatch.setenv("INFOVAE_COMPILE", "1")
+    compiled = Training(config, digits, CPU)
+    compiled.advance(3)
+    assert compiled.encode is not compiled.model.encoder
+    for name, value in compiled.model.state_dict().items():
+        torch.testing.assert_close(value, plain.model.state_dict()[name], rtol=1e-3, atol=1e-5)

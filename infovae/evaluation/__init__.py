@@ -74,7 +74,9 @@ def encode(model: Model | PixelModel, x: Tensor, batch_size: int = 250) -> Gauss
 
 
 def _binarize(images: Tensor, config: RunConfig, seed: int, generator: torch.Generator) -> Tensor:
-    """Return images as the run's own are: binarised once and for all (seed 0: training, 1: test), or drawn here."""
+    """Return images as the run's own are: drawn here, or binarised once and for all (seed 0: training, 1: test,
+    2: validation images).
+    """
     if config.binarization == "static":
         images = static_binarization(images, seed)
     return binarize(images.to(generator.device), generator)
@@ -95,7 +97,11 @@ def _evaluate_latent(
     from infovae.evaluation import latent
 
     device = generator.device
-    x = _binarize(data.test_images[: evaluation.n_images], config, 1, generator)
+    images, labels, static_seed = {
+        "test": (data.test_images, data.test_labels, 1),
+        "validation": (data.validation_images, data.validation_labels, 2),
+    }[evaluation.split]
+    x = _binarize(images[: evaluation.n_images], config, static_seed, generator)
     n_train = min(config.n_train, evaluation.n_images)
     q, q_train = encode(model, x), encode(model, _binarize(data.train_images[:n_train], config, 0, generator))
     z = q.sample(generator)
@@ -115,7 +121,7 @@ def _evaluate_latent(
         "squared_mmd_null": null.value,
         "squared_mmd_null_std": null.std,
         "squared_mmd_no_overlap": mmd.no_overlap,
-        "log_det_cov_per_dim_test": latent.log_det_covariance_per_dim(q.mu, q.std),
+        f"log_det_cov_per_dim_{evaluation.split}": latent.log_det_covariance_per_dim(q.mu, q.std),
         "log_det_cov_per_dim_train": latent.log_det_covariance_per_dim(q_train.mu, q_train.std),
         "mutual_information": information,
         "mutual_information_cap": cap,
@@ -126,10 +132,10 @@ def _evaluate_latent(
         "reconstruction_nll": latent.reconstruction_nll(model.decoder, x[:n], z[:n]),
         "reconstruction_nll_prior": latent.reconstruction_nll(model.decoder, x[:n], prior[:n]),
     }
-    kept = {"z": z[:N_KEPT], "labels": data.test_labels[: min(N_KEPT, len(z))]}
+    kept = {"z": z[:N_KEPT], "labels": labels[: min(N_KEPT, len(z))]}
     if config.latent_dim == 2:
         plane = torch.cartesian_prod(PLANE, PLANE).to(device)
-        for name, (mu, std) in {"test": q, "train": q_train}.items():
+        for name, (mu, std) in {evaluation.split: q, "train": q_train}.items():
             density = latent.mixture_density(plane, mu[:N_KEPT], std[:N_KEPT])
             kept[f"density_{name}"] = density.unflatten(0, (len(PLANE), len(PLANE))).float()
     return metrics, {name: tensor.cpu().numpy() for name, tensor in kept.items()}

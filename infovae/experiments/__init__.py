@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from infovae.sweep import Task
 
 MODULES = {
+    "tuning": "Tuning",
     "amortized_inference": "AmortizedInference",
     "variance_overestimation": "VarianceOverestimation",
     "divergence_comparison": "DivergenceComparison",
@@ -52,13 +53,28 @@ MODULES = {
 T = TypeVar("T")
 
 
+def parse_value(text: str) -> Any:
+    """Return what a text says in JSON, else the text itself; a list may hold bare words (`[mmd, elbo]`)."""
+    value = _from_json(text)
+    if value is text and text.startswith("[") and text.endswith("]") and "[" not in text[1:]:
+        return [_from_json(word.strip().strip("'")) for word in text[1:-1].split(",")]
+    return value
+
+
+def _from_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
 def _parse_list(value: Any) -> Any:
     # papermill's -p hands lists over as strings
     if isinstance(value, str) and value.strip().startswith("["):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{shorten(value)} is not a list in JSON notation ({error})") from error
+        parsed = parse_value(value.strip())
+        if isinstance(parsed, str):
+            raise ValueError(f"{shorten(value)} is not a list in JSON notation")
+        return parsed
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -78,6 +94,8 @@ Lambdas = Annotated[tuple[Lambda, ...], *_LIST]
 TrainingSizes = Annotated[tuple[TrainingSize, ...], *_LIST]
 Decoders = Annotated[tuple[Decoder, ...], *_LIST]
 MinStds = Annotated[tuple[Positive, ...], *_LIST]
+Scales = Annotated[tuple[Positive, ...], *_LIST]
+LearningRates = Annotated[tuple[Positive, ...], *_LIST]
 Radii = Annotated[tuple[Annotated[int, Field(strict=True, ge=2, le=28)], ...], *_LIST]
 
 
@@ -94,6 +112,7 @@ class Experiment(Settings):
     steps: Count = 250
     batch_size: Annotated[int, Field(strict=True, ge=2, le=100_000)] = 100
     learning_rate: Positive = 2e-3
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     def grid(self) -> list[Task]:
         """Return the runs of this experiment and the evaluations that it needs of each."""
@@ -117,7 +136,7 @@ class Experiment(Settings):
     @property
     def budget(self) -> dict[str, Any]:
         """The settings that every run of this experiment shares; `n_train` where it is not what varies."""
-        return self.model_dump(include={"dataset", "n_train", "steps", "batch_size", "learning_rate"})
+        return self.model_dump(include={"dataset", "n_train", "steps", "batch_size", "learning_rate", "precision"})
 
 
 N_RUNS_MAX = 10_000

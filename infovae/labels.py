@@ -1,0 +1,74 @@
+"""The one mapping from a column's name to what a reader sees: words and the unit. CSV files keep the names."""
+
+from __future__ import annotations
+
+_NLL = "bound on −log p(x), nats"
+
+LABELS = {
+    "alpha": "α",
+    "lambda_": "λ",
+    "latent_dim": "latent dimension",
+    "receptive_radius": "receptive radius, pixels",
+    "n_train": "training images",
+    "decoder_min_std": "floor of the decoder's std",
+    "learning_rate": "learning rate",
+    "n_seeds": "seeds",
+    "n_failed": "failed runs",
+    "train_seconds": "training, s",
+    # match of q(z) and p(z)
+    "squared_mmd": "squared MMD of q(z) and p(z)",
+    "squared_mmd_null_std": "noise of the squared MMD at a match (std)",
+    "squared_mmd_no_overlap": "squared MMD without overlap",
+    "log_det_cov_per_dim_test": "log det Cov[q(z)] / dim, test images",
+    "log_det_cov_per_dim_train": "log det Cov[q(z)] / dim, training images",
+    "log_det_cov_per_dim_validation": "log det Cov[q(z)] / dim, validation images",
+    "marginal_kl": "KL(q(z) ‖ p(z)), nats",
+    # what the code holds
+    "mutual_information": "I(x;z), nats",
+    "mutual_information_cap": "cap of the estimate of I(x;z), nats",
+    "active_units": "active units",
+    "rate": "rate KL(q(z|x) ‖ p(z)), nats",
+    "reconstruction_nll": "reconstruction −log p(x|z), nats",
+    "reconstruction_nll_prior": "the same with z from the prior, nats",
+    "reconstruction_nll_real": "reconstruction by the images themselves, nats",
+    # the toy
+    "posterior_kl": "KL(q(z|x) ‖ p(z|x)), nats",
+    "elbo": "ELBO, nats",
+    "log_evidence": "log p(x), nats",
+    "q_separation": "distance of the means of q(z|−1) and q(z|+1)",
+    "q_std_minus": "std of q(z|−1)",
+    "q_std_plus": "std of q(z|+1)",
+    # samples
+    "class_cross_entropy": "class cross-entropy, nats",
+    "class_cross_entropy_real": "class cross-entropy of real images, nats",
+    "frechet_distance": "Fréchet distance of samples",
+    "frechet_distance_real": "Fréchet distance of real images",
+    "sharpness_reconstructions": "sharpness of reconstructions, 0 to 1",
+    "sharpness_samples": "sharpness of samples, 0 to 1",
+    "sharpness_real": "sharpness of real images, 0 to 1",
+    # labels
+    "svm_error": "SVM error on E[z|x]",
+    "svm_error_std": "its std over label draws",
+    "tsvm_error": "transductive SVM error on E[z|x]",
+    "tsvm_error_std": "its std over label draws (transductive)",
+    "svm_error_sampled": "SVM error on z ~ q(z|x)",
+    # likelihood
+    "nll": f"{_NLL}, test images",
+    "nll_train": f"{_NLL}, training images",
+    "nll_gap": "test − training images, nats",
+    **{f"nll_{k}": f"{_NLL}, K = {k:,}" for k in (1, 10, 100, 1000, 10_000)},
+    "nll_std_error": "its sampling error over images, nats",
+    "ess_median": "effective sample size / K, median",
+    "ess_5pct": "effective sample size / K, 5th percentile",
+    "nll_elbo": f"{_NLL}, by the encoder alone",
+    "elbo_rate": "its KL term, nats",
+    "nll_annealed": f"{_NLL}, annealed",
+    "nll_annealed_reference": "importance-weighted on the same images, nats",
+    "annealed_acceptance": "acceptance while annealing",
+    "paper_nll (recalled, unverified)": "paper's −log p(x) (recalled, unverified), nats",
+}
+
+
+def label(column: str) -> str:
+    """Return what a reader sees for a column: its words and unit, or the name itself where there are none."""
+    return LABELS.get(column, column.replace("_", " "))
