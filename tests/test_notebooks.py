@@ -12,9 +12,11 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from test_site import check
 
-from infovae import notebooks
+from infovae import notebooks, reproduce
+from infovae.__main__ import main
 from infovae.config import PROJECT_ROOT
 from infovae.experiments import MODULES, make_experiment
 from infovae.notebooks import NotebookError, clean_staging, execute
@@ -115,13 +117,17 @@ def test_run_writes_beside_the_profiles_and_prints_its_table(smoke: Path) -> Non
     assert (smoke / "results/smoke/latent_usage/runs.csv").read_bytes() == before
 
 
-def test_failed_run_is_missing_in_the_table_and_in_the_exit_status(tmp_path: Path) -> None:
-    """A learning rate that is far too large: the runs diverge, their notebook shows them as failed."""
-    text = "dataset=digits n_train=500 steps=50 seeds=[0] latent_dims=[2] objectives=[elbo] n_samples=20 batch_size=25"
-    done = command_line("run", "divergence_comparison", "-p", f"{text} learning_rate=1e6", home=tmp_path, status=1)
-    runs = pd.read_csv(tmp_path / "results/custom/divergence_comparison/runs.csv")
-    assert list(runs["status"].str.split(":").str[0]) == ["failed"]
-    assert "incomplete" in done.stderr and "TrainingDiverged" in done.stderr
+def test_failed_run_is_said_and_in_the_exit_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = pd.DataFrame({"run_id": ["a", "b"], "objective": ["mmd", "elbo"], "status": ["done", "failed: loss is nan"]})
+    (tmp_path / "custom" / "latent_usage").mkdir(parents=True)
+    (tmp_path / "custom" / "latent_usage" / "table.md").write_text("the table")
+    monkeypatch.setenv("INFOVAE_RESULTS", str(tmp_path))
+    monkeypatch.setattr(reproduce, "prepare", lambda folder: None)
+    monkeypatch.setattr("infovae.sweep.sweep", lambda tasks: runs)
+    monkeypatch.setattr("infovae.notebooks.execute_experiment", lambda experiment, folder: folder / "notebook.ipynb")
+    result = CliRunner().invoke(main, ["run", "latent_usage", "-p", "dataset=digits n_train=500"])
+    assert result.exit_code == 1
+    assert "the table" in result.output and "incomplete:\nrun b (elbo) failed: loss is nan" in result.output
 
 
 def test_plain_papermill_runs_a_notebook(smoke: Path, tmp_path: Path) -> None:
