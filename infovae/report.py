@@ -1,4 +1,7 @@
-"""Tables, the ledger of claims and the pages, from published runs.csv files alone: nothing here trains."""
+"""What a results folder says: publishing an experiment, the readable ledger, the report and its discussion.
+
+Everything comes from published runs.csv files alone: nothing here trains.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,9 @@ import pandas as pd
 from infovae.claims import ledger
 from infovae.config import PROJECT_ROOT, ParameterError
 from infovae.experiments import MODULES, Experiment, experiment_class, make_experiment
-from infovae.experiments.log_likelihood import PAPER_COLUMN
-from infovae.labels import label
 from infovae.site import SYMBOLS, render_discussion, render_index, render_notebook
 from infovae.store import to_json, write_atomically
+from infovae.tables import compare_with_paper, format_number, format_table, show_table, to_markdown, write_tables
 from infovae.verdicts import EMPTY_CODE, EMPTY_TOY_CODE, Verdict
 
 if TYPE_CHECKING:
@@ -76,42 +78,6 @@ def publish(
         write_atomically(folder / "captions.json", f"{in_order}\n".encode())
         write_tables(experiment, runs, folder)
     return show_table(format_table(experiment.table(runs)))
-
-
-def write_tables(experiment: Experiment, runs: pd.DataFrame, folder: Path) -> None:
-    """Write an experiment's table as LaTeX and Markdown (mean ± 95 % interval) and as CSV (every number)."""
-    table = experiment.table(runs)
-    readable = format_table(table)
-    latex = readable.rename(columns=_latex_cell).map(_latex_cell)
-    write_atomically(folder / "table.tex", latex.to_latex(index=False, escape=False).encode())
-    write_atomically(folder / "table.md", (to_markdown(readable) + "\n").encode())
-    write_atomically(folder / "table.csv", table.to_csv(index=False).encode())
-
-
-def format_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with each metric and its interval in one cell, "mean ± half-width"; "–" for no number.
-
-    Its columns have the names that a reader sees.
-    """
-    readable = pd.DataFrame(index=table.index)
-    for column in table.columns:
-        if column.endswith("_ci95"):
-            continue
-        interval = table.get(f"{column}_ci95")
-        if interval is not None:
-            readable[column] = [
-                _number(m) + (f" ± {_number(c)}" if c == c else "")
-                for m, c in zip(table[column], interval, strict=True)
-            ]
-        elif column != "n_failed" or table[column].any():
-            readable[column] = [_number(value) if isinstance(value, float) else str(value) for value in table[column]]
-    return readable.rename(columns=label)
-
-
-def to_markdown(frame: pd.DataFrame) -> str:
-    """Return a frame of strings as a Markdown table."""
-    rows = [list(frame.columns), ["---"] * frame.shape[1], *frame.to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", r"\|") for cell in row) + " |" for row in rows)
 
 
 def load_published(folder: Path) -> dict[str, tuple[Experiment, pd.DataFrame]]:
@@ -203,23 +169,6 @@ def format_command(experiment: Experiment) -> str:
     return f"make run EXPERIMENT={experiment.name}" + (f' PARAMS="{parameters}"' if parameters else "")
 
 
-def compare_with_paper(table: pd.DataFrame) -> pd.DataFrame:
-    """Return paper, ours and difference where the paper has a number for a row of the table; else an empty frame."""
-    if PAPER_COLUMN not in table or table[PAPER_COLUMN].isna().all():
-        return pd.DataFrame()
-    table = table[table[PAPER_COLUMN].notna()]
-    ours = max((name for name in table if re.fullmatch(r"nll_\d+", str(name))), key=lambda name: int(str(name)[4:]))
-    readable = format_table(table)
-    return pd.DataFrame(
-        {
-            "objective": readable["objective"],
-            label(PAPER_COLUMN): readable[label(PAPER_COLUMN)],
-            f"ours: {label(str(ours))}": readable[label(str(ours))],
-            "difference, nats": [f"{value:+.1f}" for value in table[ours] - table[PAPER_COLUMN]],
-        }
-    )
-
-
 def format_claims(claims: pd.DataFrame) -> pd.DataFrame:
     """Return the ledger's readable columns, what was decided first: verdict, statement, source, effect, interval, n."""
     claims = _sorted(claims)
@@ -230,7 +179,7 @@ def format_claims(claims: pd.DataFrame) -> pd.DataFrame:
             "source": claims["source"],
             "effect (holds below the bound)": claims["effect"],
             "measured [95 % interval]": [_measured(claim) for claim in claims.to_dict("records")],
-            "bound": [_number(bound) for bound in claims["bound"]],
+            "bound": [format_number(bound) for bound in claims["bound"]],
             "seeds": claims["n_seeds"].astype(str),
             "seeds dropped": claims["n_dropped_seeds"].astype(str),
         }
@@ -264,8 +213,10 @@ def _sorted(claims: pd.DataFrame) -> pd.DataFrame:
 
 def _measured(claim: Mapping[Any, Any]) -> str:
     """Return a claim's effect with its interval, if it has one."""
-    interval = f" [{_number(claim['ci95_low'])}, {_number(claim['ci95_high'])}]" if claim["n_seeds"] > 1 else ""
-    return _number(claim["mean"]) + interval
+    interval = (
+        f" [{format_number(claim['ci95_low'])}, {format_number(claim['ci95_high'])}]" if claim["n_seeds"] > 1 else ""
+    )
+    return format_number(claim["mean"]) + interval
 
 
 def discuss(
@@ -333,12 +284,6 @@ def show_claims(claims: pd.DataFrame) -> Styler:
     return show_table(format_claims(claims), "claims")
 
 
-def show_table(readable: pd.DataFrame, identity: str = "table") -> Styler:
-    """Return a table of words for a notebook, with all of its columns; identities differ within a page."""
-    left = {"text-align": "left", "vertical-align": "top"}
-    return readable.style.hide(axis="index").set_properties(subset=None, **left).set_uuid(identity)
-
-
 def format_headline(published: dict[str, tuple[Experiment, pd.DataFrame]]) -> pd.DataFrame:
     """Return the one table that says most: each objective in `HEADLINE_DIM` dimensions, every seed's value.
 
@@ -360,7 +305,7 @@ def format_headline(published: dict[str, tuple[Experiment, pd.DataFrame]]) -> pd
     runs = runs[(runs["status"] == "done") & (distance == distance.min())].sort_values("seed", kind="stable")
     rows = []
     for objective, group in runs.groupby("objective", sort=False):
-        cells = {title: " · ".join(map(_number, group[name])) for name, title in columns.items()}
+        cells = {title: " · ".join(map(format_number, group[name])) for name, title in columns.items()}
         rows.append({"objective": str(objective), **cells})
     return pd.DataFrame(rows)
 
@@ -435,21 +380,3 @@ def summarize(claims: pd.DataFrame) -> str:
         + f"; {undecidable} of the inconclusive ones because a code is empty or a run failed. "
         f"Beside them, {exact.sum()} of {len(exact)} special cases hold exactly."
     )
-
-
-def _number(value: float) -> str:
-    """Return a number with three significant digits, without exponent where it stays short."""
-    if value != value:
-        return "–"
-    text = f"{value:.3g}"
-    return f"{value:.0f}" if "e+" in text else text
-
-
-_LATEX = {
-    "_": r"\_", "%": r"\%", "±": r"$\pm$", "−": "$-$", "–": "--", "|": "$|$", "‖": r"$\|$", "~": r"$\sim$",
-    "λ": r"$\lambda$", "α": r"$\alpha$",
-}  # fmt: skip
-
-
-def _latex_cell(cell: object) -> str:
-    return "".join(_LATEX.get(character, character) for character in str(cell))
