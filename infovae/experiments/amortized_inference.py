@@ -29,7 +29,7 @@ class AmortizedInference(Experiment):
     objectives: Objectives = ("elbo", "mmd", "mmd_annealed", "stein", "jensen")
     decoder_min_stds: MinStds = (0.1, 0.01)
     n_train: Count = 1000
-    steps: Count = 800
+    steps: Count = 600
     learning_rate: Positive = 3e-4
 
     def grid(self) -> list[Task]:

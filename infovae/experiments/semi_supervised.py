@@ -33,7 +33,7 @@ class SemiSupervised(Experiment):
     n_train: Count = 50_000
     n_labels: Annotated[int, Field(strict=True, ge=20, le=50_000)] = 1000
     n_draws: Annotated[int, Field(strict=True, ge=1, le=100)] = 2
-    n_unlabelled: Annotated[int, Field(strict=True, ge=0, le=60_000)] = 1000
+    n_unlabelled: Annotated[int, Field(strict=True, ge=0, le=60_000)] = 500
 
     def model_post_init(self, context: Any) -> None:
         """Refuse more labelled and unlabelled images than there are to draw from."""

@@ -43,7 +43,7 @@ class VarianceOverestimation(Experiment):
     latent_dims: LatentDims = (2, 10)
     n_trains: TrainingSizes = (500, 50_000)
     decoder: Decoder = "conv"
-    steps: Count = 400
+    steps: Count = 300
     n_samples: Annotated[int, Field(strict=True, ge=10, le=100_000)] = 1000
     n_likelihood: Annotated[int, Field(strict=True, ge=2, le=10_000)] = 50
 
