@@ -109,7 +109,7 @@ class Experiment(Settings):
 
     dataset: Dataset = "mnist"
     seeds: Seeds = (0, 1)
-    steps: Count = 250
+    steps: Count = 200
     batch_size: Annotated[int, Field(strict=True, ge=2, le=100_000)] = 100
     learning_rate: Positive = 2e-3
     precision: Literal["float32", "bfloat16"] = "float32"
