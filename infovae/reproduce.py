@@ -177,16 +177,17 @@ def prepare(folder: Path) -> None:
     Raises
     ------
     ParameterError
-        When INFOVAE_DEVICE or INFOVAE_WORKERS cannot be used.
+        When INFOVAE_DEVICE, INFOVAE_COMPILE or INFOVAE_WORKERS cannot be used.
     StoreError
         When a folder cannot be written.
     """
     from infovae.notebooks import clean_staging, make_folder
     from infovae.store import Store
     from infovae.sweep import count_workers
-    from infovae.training import choose_device
+    from infovae.training import choose_device, compiles
 
     choose_device()
+    compiles()
     count_workers()
     make_folder(Store().root, "INFOVAE_STORE")
     make_folder(folder, "INFOVAE_RESULTS")

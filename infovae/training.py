@@ -181,7 +181,15 @@ def as_asked(function: Callable[P, T]) -> Callable[P, T]:
 
     Like the choice of the device it changes speed and rounding, and is no part of a run's identity.
     """
-    return torch.compile(function) if os.environ.get("INFOVAE_COMPILE") == "1" else function
+    return torch.compile(function) if compiles() else function
+
+
+def compiles() -> bool:
+    """Return whether INFOVAE_COMPILE asks for torch.compile; ParameterError for other values than 0 and 1."""
+    asked = os.environ.get("INFOVAE_COMPILE", "")
+    if asked not in ("", "0", "1"):
+        raise ParameterError(f"INFOVAE_COMPILE must be 0 or 1, got {shorten(asked)}")
+    return asked == "1"
 
 
 def choose_device() -> torch.device:
