@@ -55,26 +55,28 @@ T = TypeVar("T")
 
 def parse_value(text: str) -> Any:
     """Return what a text says in JSON, else the text itself; a list may hold bare words (`[mmd, elbo]`)."""
-    value = _from_json(text)
-    if value is text and text.startswith("[") and text.endswith("]") and "[" not in text[1:]:
-        return [_from_json(word.strip().strip("'")) for word in text[1:-1].split(",")]
-    return value
+    try:
+        return _parse(text)
+    except (ValueError, RecursionError):
+        return text
 
 
-def _from_json(text: str) -> Any:
+def _parse(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        return text
+        if text.startswith("[") and text.endswith("]") and "[" not in text[1:]:
+            return [parse_value(word.strip().strip("'")) for word in text[1:-1].split(",")]
+        raise
 
 
 def _parse_list(value: Any) -> Any:
     # papermill's -p hands lists over as strings
     if isinstance(value, str) and value.strip().startswith("["):
-        parsed = parse_value(value.strip())
-        if isinstance(parsed, str):
-            raise ValueError(f"{shorten(value)} is not a list in JSON notation")
-        return parsed
+        try:
+            return _parse(value.strip())
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{shorten(value)} is not a list in JSON notation ({error})") from error
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -44,7 +44,6 @@ class LogLikelihood(Experiment):
     n_draws: Draws = 100
     fit_steps: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 100
     n_annealed: Annotated[int, Field(strict=True, ge=0, le=10_000)] = 8
-    n_temperatures: Annotated[int, Field(strict=True, ge=10, le=100_000)] = 300
 
     def model_post_init(self, context: Any) -> None:
         """Refuse a choice that leaves no run at all."""
@@ -78,13 +77,16 @@ class LogLikelihood(Experiment):
         return tasks
 
     def evaluation(self, annealed: bool) -> LikelihoodEvaluation:
-        """Return the evaluation of a run, with annealing or without: it is for cheap decoders."""
+        """Return the evaluation of a run, with annealing or without: it is for cheap decoders.
+
+        The temperatures are three for each draw.
+        """
         return LikelihoodEvaluation(
             n_images=self.n_images,
             n_draws=self.n_draws,
             fit_steps=self.fit_steps,
             n_annealed=self.n_annealed if annealed else 0,
-            n_temperatures=self.n_temperatures,
+            n_temperatures=max(10, 3 * self.n_draws),
         )
 
     def table(self, runs: pd.DataFrame) -> pd.DataFrame:
