@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from infovae.config import RunConfig
@@ -13,6 +14,7 @@ from infovae.store import Store
 
 settings.register_profile("shared-machine", deadline=None)  # a slow machine is not a failing test
 settings.load_profile("shared-machine")
+torch.set_num_threads(1)  # as in a worker: on busy cores two threads are many times slower than one
 
 
 @pytest.fixture(scope="session")
