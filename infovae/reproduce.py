@@ -101,7 +101,8 @@ def reproduce(profile: str, folder: Path) -> list[str]:
     prepare(folder)
     store = Store()
     start = time.perf_counter()
-    needed = {name: set(plan(merge(experiment.grid()), store)) for name, experiment in experiments.items()}
+    wanted = {name: [*experiment.grid(), *experiment.drawn()] for name, experiment in experiments.items()}
+    needed = {name: set(plan(merge(tasks), store)) for name, tasks in wanted.items()}
     problems: list[str] = []
 
     def publish_ready(open_jobs: set[str]) -> None:
@@ -115,7 +116,7 @@ def reproduce(profile: str, folder: Path) -> list[str]:
                 log.error("%s", error)
 
     # by experiment, so that the first notebook can be read while the others still train
-    tasks = [task._replace(rank=i) for i, experiment in enumerate(experiments.values()) for task in experiment.grid()]
+    tasks = [task._replace(rank=i) for i, found in enumerate(wanted.values()) for task in found]
     runs = sweep(tasks, store, publish_ready)
     problems += describe_failures(runs)
     write_environment(folder)
@@ -161,7 +162,7 @@ def run_experiment(name: str, parameters: dict[str, Any], folder: Path) -> tuple
 
     experiment = make_experiment(name, parameters)
     prepare(folder)
-    runs = sweep(experiment.grid())
+    runs = sweep([*experiment.grid(), *experiment.drawn()])
     return execute_experiment(experiment, folder), describe_failures(runs)
 
 

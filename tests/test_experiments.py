@@ -85,6 +85,16 @@ def test_grid_is_every_combination_once(name: str) -> None:
     assert seeds.count(0) == seeds.count(1) == len(seeds) / 2
 
 
+def test_density_is_drawn_of_runs_in_two_dimensions_that_no_number_rests_on() -> None:
+    experiment = make_experiment("variance_overestimation", {"latent_dims": [10], "seeds": [3, 4]})
+    drawn = [task.config for task in experiment.drawn()]
+    assert {(run.latent_dim, run.n_train, run.seed) for run in drawn if isinstance(run, RunConfig)} == {(2, 500, 3)}
+    assert len(drawn) == 2 and not {*drawn} & {task.config for task in experiment.grid()}
+    everywhere = make_experiment("variance_overestimation", {})  # in 2 dimensions anyway: nothing is trained beside
+    assert {task.config for task in everywhere.drawn()} < {task.config for task in everywhere.grid()}
+    assert not make_experiment("latent_usage", {}).drawn()
+
+
 def test_semi_supervised_uses_the_models_of_the_comparison() -> None:
     for profile in profile_names():
         experiments = load_profile(profile)

@@ -120,6 +120,10 @@ class Experiment(Settings):
         """Return the runs of this experiment and the evaluations that it needs of each."""
         raise NotImplementedError
 
+    def drawn(self) -> list[Task]:
+        """Return the runs that a figure draws and no number rests on; they are in no table and no claim."""
+        return []
+
     def table(self, runs: pd.DataFrame) -> pd.DataFrame:
         """Return the experiment's table, computed from `runs` (one row per run, as in runs.csv) and nothing else."""
         raise NotImplementedError

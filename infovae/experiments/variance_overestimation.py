@@ -69,6 +69,13 @@ class VarianceOverestimation(Experiment):
             for choice in choices
         ]
 
+    def drawn(self) -> list[Task]:
+        """Return the runs whose q(z) is drawn: in 2 dimensions, as in the paper, on the fewest images, first seed."""
+        from infovae.sweep import Task
+
+        few = {"latent_dims": (2,), "n_trains": (min(self.n_trains),), "seeds": self.seeds[:1]}
+        return [Task(task.config, (LatentEvaluation(),)) for task in self.model_copy(update=few).grid()]
+
     def table(self, runs: pd.DataFrame) -> pd.DataFrame:
         """Return, per dimension, objective and size, spread of the code, likelihood gap, reconstructions, samples."""
         metrics = (
