@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import threading
-from pathlib import Path
 from types import FrameType
 from typing import get_args
 
@@ -167,12 +166,13 @@ def report(profile: str) -> None:
     """Rebuild tables, claims and pages of results/PROFILE from its runs.csv files, without training."""
     from infovae import reproduce as work
     from infovae.notebooks import results_root
-    from infovae.report import write_report
 
     work.load_profile(profile)
     folder = results_root() / profile
-    write_report(profile, folder)
-    click.echo(work.display(Path(folder) / "index.html"))
+    problems = work.report(profile, folder)
+    click.echo(work.display(folder / "index.html"))
+    if problems:
+        raise click.ClickException("\n".join(problems))
 
 
 @main.command()

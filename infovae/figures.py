@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pandas as pd
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
-from infovae.config import ObjectiveName
+from infovae.config import EMPTY_CODE, ObjectiveName
 from infovae.labels import label
 
 if TYPE_CHECKING:
@@ -426,6 +427,7 @@ def plot_latent_usage(table: pd.DataFrame, runs: pd.DataFrame) -> Captioned:
     elbo = table[table["objective"] == "elbo"]
     metric = "mutual_information"
     cap = table["mutual_information_cap"].max()
+    radii = sorted(table["receptive_radius"].unique())
     for ax, alpha in zip(axes, alphas, strict=False):
         _errorbar(ax, elbo["receptive_radius"], elbo, metric, "elbo")
         of_elbo = runs[runs["objective"] == "elbo"]
@@ -435,52 +437,63 @@ def plot_latent_usage(table: pd.DataFrame, runs: pd.DataFrame) -> Captioned:
             name = str(group["objective"].iloc[0]) if len(group) else "mmd"
             _errorbar(
                 ax, group["receptive_radius"] + 0.1 * (number + 1), group, metric, f"{name}, λ = {lambda_:g}",
-                color=PALETTE[name], alpha=0.35 + 0.65 * (number + 1) / len(lambdas), marker="os^Dv"[number % 5],
+                color=PALETTE[name], alpha=0.35 + 0.65 * (number + 1) / len(lambdas), marker=_form(number),
             )  # fmt: skip
             chosen = (runs["objective"] != "elbo") & (runs["alpha"] == alpha) & (runs["lambda_"] == lambda_)
             _dots(ax, runs[chosen]["receptive_radius"] + 0.1 * (number + 1), runs[chosen][metric], name)
         _ideal(ax, cap, "cap of the estimate", below=True)
-        _ideal(ax, 0, "empty")
+        _ideal(ax, EMPTY_CODE, "empty below")
         ax.set_ylim(-0.08 * cap, 1.08 * cap)
         ax.set(title=f"α = {alpha:g}", xlabel=label("receptive_radius"), ylabel=label(metric))
         ax.label_outer(remove_inner_ticks=False)
-        ax.set_xticks(sorted(table["receptive_radius"].unique()))
+        ax.set_xticks(radii)
+        ax.set_xlim(radii[0] - 0.2 * (radii[-1] - radii[0]) - 1, radii[-1] + 1)  # the lines' names stand on the left
     _legend(figure, axes[0])
     return figure.describe(
         f"I(x;z) against the receptive radius of the decoder, a panel for each of α = {_numbers(alphas)}: the ELBO "
         f"in each, and a line for each of λ = {_numbers(lambdas)}.",
-        "The higher, the more the code says of the image; at 0 the decoder does without it, and above the cap the "
-        f"estimate cannot go. Large marks are means, small dots single runs; {_spread(table)}.",
+        "The higher, the more the code says of the image; below the lower line it counts as empty, and above the cap "
+        f"the estimate cannot go. Large marks are means, small dots single runs; {_spread(table)}.",
     )
 
 
 def plot_information_and_match(table: pd.DataFrame) -> Captioned:
-    """Return where information is lost: I(x;z) against the distance of q(z) to p(z), a point per condition."""
+    """Return where information is lost: I(x;z) against the distance of q(z) to p(z), a point per condition.
+
+    Of the family, the form of a point is its lambda_, as in `plot_latent_usage`, and its filling alpha.
+    """
     figure = Captioned(figsize=(5.4, 3.8), layout="constrained")
     ax = figure.subplots()
-    for objective, group in _by_objective(table):
-        points = ax.scatter(
-            group["squared_mmd"], group["mutual_information"], s=10 + 4 * group["receptive_radius"], alpha=0.8,
-            c=PALETTE[objective], marker=STYLES[objective][1], label=objective,
-        )  # fmt: skip
-        points.set_edgecolor("white")
-        if objective != "elbo":
-            for row in group[group["receptive_radius"] == group["receptive_radius"].max()].itertuples():
-                place = (row.squared_mmd, row.mutual_information)
-                text = f"α={row.alpha:g} λ={row.lambda_:g}"
-                ax.annotate(text, place, xytext=(4, 3), textcoords="offset points", fontsize=6)
+    family = table[table["objective"] != "elbo"]
+    lambdas, alphas = (sorted(family[name].unique()) for name in ("lambda_", "alpha"))
+    names = [str(name) for name in family["objective"].unique()]
+    for row in table.to_dict("records"):
+        color = PALETTE[row["objective"]]
+        form, filling = "*", to_rgba(color)
+        if row["objective"] != "elbo":
+            form, filling = _form(lambdas.index(row["lambda_"])), to_rgba(color, row["alpha"])
+        place = row["squared_mmd"], row["mutual_information"]
+        ax.scatter(*place, s=10 + 4 * row["receptive_radius"], marker=form, color=filling, edgecolor=color, lw=0.8)
+    keys = [("elbo", "*", PALETTE["elbo"], 1.0)]
+    for name in names:
+        keys += [(f"{name}, λ = {value:g}", _form(k), PALETTE[name], 0.0) for k, value in enumerate(lambdas)]
+    keys += [(f"α = {value:g}", "o", PALETTE[name], value) for name in names[:1] for value in alphas]
+    handles = [
+        Line2D([], [], ls="", marker=form, mec=color, mfc=to_rgba(color, filling)) for _, form, color, filling in keys
+    ]
     ax.axvline(0, color="0.5", lw=0.6)
     ax.text(0, 0.97, " match", transform=ax.get_xaxis_transform(), va="top", **_NOTE)
+    _ideal(ax, EMPTY_CODE, "empty below")
     ax.set_xscale("symlog", linthresh=1e-4)
     ax.margins(0.1)
     ax.set(xlabel=label("squared_mmd"), ylabel=label("mutual_information"))
-    _legend(figure, ax)
+    _legend(figure, handles=handles, labels=[key[0] for key in keys])
     return figure.describe(
         "I(x;z) against the squared MMD of q(z) and p(z), a point per condition, coloured by objective: "
-        f"{_names(table)}; the points with the largest receptive field carry their α and λ.",
+        f"{_names(table)}; its form tells λ ({_numbers(lambdas)}), its filling α ({_numbers(alphas)}).",
         "The upper left corner is where a code is of use: it says much of the image and q(z) matches the prior. To the "
-        "right q(z) is off the prior, below the code is empty. Means over seeds; larger points have a larger receptive "
-        "field.",
+        "right q(z) is off the prior, low down the code is empty. Means over seeds; larger points have a larger "
+        "receptive field, and the fuller a point, the larger is α.",
     )
 
 
@@ -595,6 +608,11 @@ def _panels(n: int, width: float, height: float, n_columns: int = 3, **share: An
 def _by_objective(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     present = [name for name in OBJECTIVE_ORDER if name in set(table["objective"])]
     return [(name, table[table["objective"] == name]) for name in present]
+
+
+def _form(number: int) -> str:
+    """Return the marker of the n-th lambda_."""
+    return "os^Dv"[number % 5]
 
 
 def _errorbar(

@@ -1,4 +1,4 @@
-"""What a results folder says: publishing an experiment, the readable ledger, the report and its discussion.
+"""What a results folder says: publishing an experiment, the report and its discussion.
 
 Everything comes from published runs.csv files alone: nothing here trains.
 """
@@ -8,19 +8,27 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from infovae.claims import ledger
 from infovae.config import PROJECT_ROOT, ParameterError
-from infovae.experiments import MODULES, Experiment, experiment_class, make_experiment
-from infovae.site import SYMBOLS, render_discussion, render_index, render_notebook
+from infovae.experiments import MODULES, Experiment, make_experiment
+from infovae.ledger import (
+    DECIDED,
+    READING,
+    compare_ledgers,
+    format_claims,
+    format_measured,
+    group_claims,
+    summarize,
+    tabulate_verdicts,
+)
+from infovae.site import render_discussion, render_index, render_notebook
 from infovae.store import to_json, write_atomically
 from infovae.tables import compare_with_paper, format_number, format_table, show_table, to_markdown, write_tables
-from infovae.verdicts import EMPTY_CODE, EMPTY_TOY_CODE, Verdict
 
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
@@ -29,23 +37,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-READING = (
-    "A claim holds where its effect lies below its bound: reproduced if the whole 95 % interval over seeds does, not "
-    f"reproduced if the interval lies above, else inconclusive. A code with I(x;z) below {EMPTY_CODE:g} nat (toy: "
-    f"{EMPTY_TOY_CODE:g}) is empty: where a claim is about used codes, a seed with an empty one drops out, and the "
-    "claim stays open. Statements and bounds stand in `infovae/claims.py`, the rule in "
-    "`infovae/verdicts.py`, all of it in claims.csv. Sources: *paper*, confirmed in a second public source; *paper "
-    "(recalled, unverified)*, from memory; *seed*, the summary of the paper that this project started from."
-)
-"""How to read the ledger."""
-
-PROFILES_COMPARED = ("quick", "laptop", "fashion", "paper")
-"""Profiles whose verdicts are shown beside each other; `smoke` decides nothing."""
-
 HEADLINE_DIM = 10
 """Latent dimensions of the headline: those that the other experiments have by default."""
-
-VERDICTS: tuple[str, ...] = get_args(Verdict)
 
 
 def publish(
@@ -108,25 +101,33 @@ def load_published(folder: Path) -> dict[str, tuple[Experiment, pd.DataFrame]]:
     return published
 
 
-def write_report(profile: str, folder: Path) -> None:
-    """Write the tables, headline.md, claims.csv, report.md and the pages of a results folder."""
+def require_published(profile: str, folder: Path) -> dict[str, tuple[Experiment, pd.DataFrame]]:
+    """Return what `load_published` does; ParameterError, too, where a profile's folder holds no results at all."""
     published = load_published(folder)
     if not published:
         raise ParameterError(f"{folder} holds no results yet: run `make reproduce PROFILE={profile}` first")
+    return published
+
+
+def write_report(profile: str, folder: Path) -> None:
+    """Write the tables, verdicts.md, headline.md, claims.csv, report.md and the pages of a results folder."""
+    published = require_published(profile, folder)
     for name, (experiment, runs) in published.items():
         write_tables(experiment, runs, folder / name)
     claims = ledger({name: runs for name, (_, runs) in published.items()})
-    headline = format_headline(published)
+    headline, verdicts = format_headline(published), tabulate_verdicts(claims)
     content: dict[str, Any] = {
         "profile": profile,
         "summary": summarize(claims),
         "reading": READING,
         "headline": headline,
+        "verdicts": verdicts,
         "claims": group_claims(claims),
         "sections": [_section(folder / name, *found) for name, found in published.items()],
         "discussion": discuss(profile, folder, published, claims),
     }
-    write_atomically(folder / "headline.md", (to_markdown(headline) + "\n").encode())
+    for name, frame in (("headline", headline), ("verdicts", verdicts)):
+        write_atomically(folder / f"{name}.md", (to_markdown(frame) + "\n").encode())
     write_atomically(folder / "claims.csv", claims.to_csv(index=False).encode())
     write_atomically(folder / "report.md", _markdown(content).encode())
     for notebook in sorted(folder.glob("*/notebook.ipynb")):
@@ -169,56 +170,6 @@ def format_command(experiment: Experiment) -> str:
     return f"make run EXPERIMENT={experiment.name}" + (f' PARAMS="{parameters}"' if parameters else "")
 
 
-def format_claims(claims: pd.DataFrame) -> pd.DataFrame:
-    """Return the ledger's readable columns, what was decided first: verdict, statement, source, effect, interval, n."""
-    claims = _sorted(claims)
-    return pd.DataFrame(
-        {
-            "verdict": [f"{SYMBOLS[verdict]} {verdict}" for verdict in claims["verdict"]],
-            "claim": claims["statement"],
-            "source": claims["source"],
-            "effect (holds below the bound)": claims["effect"],
-            "measured [95 % interval]": [_measured(claim) for claim in claims.to_dict("records")],
-            "bound": [format_number(bound) for bound in claims["bound"]],
-            "seeds": claims["n_seeds"].astype(str),
-            "seeds dropped": claims["n_dropped_seeds"].astype(str),
-        }
-    )
-
-
-def group_claims(claims: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the ledger by experiment, each with title, count of verdicts in words, rows, and a readable frame."""
-    titles = {name: experiment_class(name).title for name in MODULES} | {"": "Special cases, exact by construction"}
-    groups = []
-    for name, title in titles.items():
-        group = _sorted(claims[claims["experiment"].fillna("") == name])
-        if group.empty:
-            continue  # an experiment that no claim rests on
-        counts = group["verdict"].value_counts()
-        groups.append(
-            {
-                "name": name or "identities",
-                "title": title,
-                "counts": ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if verdict in counts),
-                "rows": [{**row, "measured": _measured(row)} for row in group.to_dict("records")],
-                "frame": format_claims(group),
-            }
-        )
-    return groups
-
-
-def _sorted(claims: pd.DataFrame) -> pd.DataFrame:
-    return claims.sort_values("verdict", key=lambda verdicts: verdicts.map(VERDICTS.index), kind="stable")
-
-
-def _measured(claim: Mapping[Any, Any]) -> str:
-    """Return a claim's effect with its interval, if it has one."""
-    interval = (
-        f" [{format_number(claim['ci95_low'])}, {format_number(claim['ci95_high'])}]" if claim["n_seeds"] > 1 else ""
-    )
-    return format_number(claim["mean"]) + interval
-
-
 def discuss(
     profile: str, folder: Path, published: dict[str, tuple[Experiment, pd.DataFrame]], claims: pd.DataFrame
 ) -> str:
@@ -234,7 +185,7 @@ def discuss(
         seeds=sorted({len(experiment.seeds) for experiment, _ in published.values()}),
         caveats=[(experiment.title, experiment.caveat) for experiment, _ in published.values()],
         refuted=[
-            {**claim, "measured": _measured(claim)}
+            {**claim, "measured": format_measured(claim)}
             for claim in claims.to_dict("records")
             if claim["verdict"] == "not reproduced"
         ],
@@ -252,31 +203,13 @@ def discuss(
 
 def _leave_one_out(published: dict[str, tuple[Experiment, pd.DataFrame]], claims: pd.DataFrame) -> dict[str, int]:
     """Return how many verdicts are decided, stay so whichever seed is left out, and turn round without one."""
-    decided = claims["verdict"].isin(["reproduced", "not reproduced"])
+    decided = claims["verdict"].isin(DECIDED)
     stays, turns = decided.copy(), pd.Series(False, index=claims.index)
     for seed in sorted({seed for experiment, _ in published.values() for seed in experiment.seeds}):
         without = ledger({name: runs[runs["seed"] != seed] for name, (_, runs) in published.items()})["verdict"]
         stays &= without == claims["verdict"]
-        turns |= decided & without.isin(["reproduced", "not reproduced"]) & (without != claims["verdict"])
+        turns |= decided & without.isin(DECIDED) & (without != claims["verdict"])
     return {"n_decided": int(decided.sum()), "n_stable": int(stays.sum()), "n_turned": int(turns.sum())}
-
-
-def compare_ledgers(profile: str, results: Path, claims: pd.DataFrame) -> pd.DataFrame:
-    """Return the verdicts of each profile with results in a folder, a row for each claim that one of them decides.
-
-    The profile's own are those of `claims`, wherever they stand. Empty if there is no other.
-    """
-    ledgers = {name: results / name / "claims.csv" for name in PROFILES_COMPARED}
-    found = {name: pd.read_csv(path) for name, path in ledgers.items() if path.is_file()}
-    verdicts = {name: other.set_index("claim")["verdict"] for name, other in found.items()}
-    verdicts[profile] = claims.set_index("claim")["verdict"]
-    if len(verdicts) < 2:
-        return pd.DataFrame()
-    side_by_side = pd.DataFrame(verdicts).reindex(claims.loc[claims["verdict"] != "exact", "claim"])
-    decided = side_by_side[side_by_side.isin(["reproduced", "not reproduced"]).any(axis=1)].fillna("not measured")
-    return (
-        decided.set_axis(claims.set_index("claim").loc[decided.index, "statement"]).rename_axis("claim").reset_index()
-    )
 
 
 def show_claims(claims: pd.DataFrame) -> Styler:
@@ -341,9 +274,11 @@ def _markdown(content: dict[str, Any]) -> str:
     parts = [
         f"# InfoVAE, reproduced: profile `{content['profile']}`",
         content["summary"],
-        content["reading"],
+        *([to_markdown(content["verdicts"])] if len(content["verdicts"]) else []),
+        "In 10 latent dimensions, or the nearest to it; in each cell the value of every seed:",
         to_markdown(content["headline"]),
         "## The paper's claims",
+        content["reading"],
     ]
     for group in content["claims"]:
         parts += [f"### {group['title']}: {group['counts']}", to_markdown(group["frame"])]
@@ -366,17 +301,3 @@ def _markdown(content: dict[str, Any]) -> str:
 
 def _bracketed(text: str) -> str:
     return text.replace("[", r"\[").replace("]", r"\]")
-
-
-def summarize(claims: pd.DataFrame) -> str:
-    """Return the ledger in one sentence: how many claims have which verdict."""
-    measured = claims[claims["experiment"].fillna("") != ""]
-    counts = measured["verdict"].value_counts()
-    exact = claims.drop(measured.index)["verdict"] == "exact"
-    undecidable = int(((measured["verdict"] == "inconclusive") & (measured["n_dropped_seeds"] > 0)).sum())
-    return (
-        f"Of {len(measured)} claims: "
-        + ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in VERDICTS if verdict != "exact")
-        + f"; {undecidable} of the inconclusive ones because a code is empty or a run failed. "
-        f"Beside them, {exact.sum()} of {len(exact)} special cases hold exactly."
-    )

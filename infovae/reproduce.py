@@ -92,8 +92,7 @@ def reproduce(profile: str, folder: Path) -> list[str]:
 
     Runs that the store holds are not trained again. The report is made last, from the published runs.csv files.
     """
-    from infovae.notebooks import REPORT_NOTEBOOK, NotebookError, execute, execute_experiment
-    from infovae.report import write_report
+    from infovae.notebooks import NotebookError, execute_experiment
     from infovae.store import Store
     from infovae.sweep import merge, plan, sweep
 
@@ -120,6 +119,26 @@ def reproduce(profile: str, folder: Path) -> list[str]:
     runs = sweep(tasks, store, publish_ready)
     problems += describe_failures(runs)
     write_environment(folder)
+    return problems + report(profile, folder)
+
+
+def report(profile: str, folder: Path) -> list[str]:
+    """Execute the report's notebook and write tables, claims and pages, all from the published runs.csv files.
+
+    Returns
+    -------
+    What went wrong, one line each.
+
+    Raises
+    ------
+    ParameterError
+        When the folder holds no results, or damaged ones.
+    """
+    from infovae.notebooks import REPORT_NOTEBOOK, NotebookError, execute
+    from infovae.report import require_published, write_report
+
+    require_published(profile, folder)  # refuse before a kernel starts
+    problems = []
     try:
         execute(REPORT_NOTEBOOK, {"profile": profile}, folder / "report", proof="claims.csv")
     except NotebookError as error:

@@ -15,7 +15,7 @@ LAYERS = [
     ["checkpoint"],
     ["store", "worker", "sweep"],
     ["experiments"],
-    ["figures", "verdicts", "claims", "site", "tables", "report", "verify"],
+    ["figures", "verdicts", "claims", "site", "tables", "ledger", "report", "verify"],
     ["notebooks"],
     ["reproduce", "bench"],
     ["__main__"],

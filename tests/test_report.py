@@ -9,17 +9,16 @@ import pytest
 
 from infovae.claims import ledger
 from infovae.config import PROJECT_ROOT, ParameterError
-from infovae.experiments import MODULES, make_experiment
+from infovae.experiments import make_experiment
 from infovae.figures import Captioned
 from infovae.report import (
-    compare_ledgers,
     discuss,
     format_command,
     format_headline,
-    group_claims,
     list_deviations,
     load_published,
     publish,
+    summarize,
     write_report,
 )
 from infovae.reproduce import load_profile, parse_assignments, profile_names
@@ -39,14 +38,6 @@ def test_command_gives_the_same_experiment(profile: str) -> None:
         assert make_experiment(name, parse_assignments([text for text in parameters if text])) == experiment
 
 
-def test_ledger_is_grouped_and_no_claim_is_lost() -> None:
-    groups = group_claims(claims := ledger({}))
-    assert sum(len(group["rows"]) for group in groups) == len(claims)
-    assert [group["name"] for group in groups] == [*(name for name in MODULES if name != "tuning"), "identities"]
-    assert groups[0]["counts"] == "5 not measured" and groups[-1]["counts"] == "3 exact"
-    assert set(groups[0]["frame"]["verdict"]) == {"– not measured"}
-
-
 def test_discussion_counts_what_the_ledger_says(tmp_path: Path) -> None:
     experiment = make_experiment("latent_usage", {"seeds": [0, 1, 2]})
     informed = {0: 2.0, 1: 2.01, 2: 2.02}  # nats at alpha = 1: claims below 1 are refuted, above it hold
@@ -62,22 +53,6 @@ def test_discussion_counts_what_the_ledger_says(tmp_path: Path) -> None:
     assert "- Under the ELBO a decoder that can model the data alone ignores the code" in text
     assert "Of the 2 verdicts that are decided, 2 stay as they are" in text and "and 0 turn" in text
     assert "0 claims are *inconclusive*" in text and f"{experiment.title}.** {experiment.caveat}" in text
-
-
-def test_ledgers_of_other_profiles_stand_beside_where_one_decides(tmp_path: Path) -> None:
-    claims = pd.DataFrame(
-        {"claim": list("abc"), "statement": list("ABC"), "verdict": ["inconclusive", "reproduced", "exact"]}
-    )
-    assert compare_ledgers("laptop", tmp_path, claims).empty
-    (tmp_path / "quick").mkdir()
-    claims.assign(verdict=["inconclusive", "not reproduced", "exact"]).to_csv(tmp_path / "quick" / "claims.csv")
-    (tmp_path / "smoke").mkdir()
-    claims.assign(verdict="reproduced").to_csv(tmp_path / "smoke" / "claims.csv")
-    (tmp_path / "laptop").mkdir()
-    claims.assign(verdict="reproduced").to_csv(tmp_path / "laptop" / "claims.csv")  # of an earlier run
-    assert compare_ledgers("laptop", tmp_path, claims).to_dict("list") == {
-        "claim": ["B"], "quick": ["not reproduced"], "laptop": ["reproduced"]
-    }  # fmt: skip
 
 
 def test_headline_is_in_ten_dimensions_or_the_nearest() -> None:
@@ -165,8 +140,11 @@ def test_committed_results_are_complete_and_recompute(folder: Path, tmp_path: Pa
     pd.testing.assert_frame_equal(made, committed, rtol=1e-9)
 
 
-def test_readme_shows_the_committed_headline() -> None:
-    if not COMMITTED:
-        pytest.skip("no results are committed yet")
-    headline = (PROJECT_ROOT / "results/quick/headline.md").read_text(encoding="utf-8").strip()
-    assert headline in (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
+def test_readme_shows_what_is_committed() -> None:
+    readme = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"<!-- from (\S+) -->\n\n(.+?)\n\n<!-- end -->", readme, re.S)
+    assert [path for path, _ in shown] == ["results/laptop/verdicts.md", "results/laptop/headline.md"]
+    for path, text in shown:
+        assert text == (PROJECT_ROOT / path).read_text(encoding="utf-8").strip()
+    claims = pd.read_csv(PROJECT_ROOT / "results/laptop/claims.csv")
+    assert summarize(claims) in " ".join(readme.split())
