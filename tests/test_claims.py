@@ -46,6 +46,42 @@ def test_interval_over_dimensions_is_that_of_one_dimension() -> None:
     assert row["mean"] == pytest.approx(1 - (3.0 + 9.0 + 3.2) / 3)  # dimension 2, whose interval reaches higher
 
 
+def test_noisy_dimension_does_not_hide_one_that_refutes() -> None:
+    runs = comparison({"mmd": 0.0}, {"mmd": 9.0})
+    runs["mutual_information"] = [0.0, 0.0, 0.01, 9.0, 0.02, 9.0]  # dimension 2 is empty, 10 holds 0 or 9 nats
+    row = judge(BY_NAME["mmd_keeps_z"], runs)
+    assert row["verdict"] == "not reproduced" and row["mean"] == pytest.approx(1 - 0.01)
+    classes = runs.assign(class_cross_entropy_real=0.01, class_cross_entropy=[0.2, 0.02, 0.21, 9.0, 0.22, 0.02])
+    row = judge(BY_NAME["mmd_class_distribution"], classes)
+    assert row["verdict"] == "not reproduced" and row["mean"] == pytest.approx(0.21 - 0.01 - 0.05)
+    within = classes.assign(class_cross_entropy=[0.03, 0.02, 0.031, 0.05, 0.032, 0.02])  # the bound is not 0
+    row = judge(BY_NAME["mmd_class_distribution"], within)
+    assert row["verdict"] == "inconclusive" and row["mean"] == pytest.approx(0.03 - 0.01 - 0.05)  # dimension 10
+
+
+def test_failed_rival_might_have_been_the_best() -> None:
+    values = {"mmd": 0.01, "unregularized": 0.5, "stein": 0.001, "jensen": 0.3}
+    runs = comparison(values, dict.fromkeys(values, 5.0))
+    assert judge(BY_NAME["mmd_squared_mmd_best"], runs)["verdict"] == "not reproduced"
+    runs.loc[runs["objective"] == "stein", ["status", "squared_mmd", "mutual_information"]] = ["failed: x", None, None]
+    row = judge(BY_NAME["mmd_squared_mmd_best"], runs)
+    assert (row["verdict"], row["n_dropped_seeds"]) == ("inconclusive", 3)
+    runs = usage(0.05, [(10.0, 9.2, 0.4), (1000.0, 0.01, 0.001)])
+    best = (runs["objective"] == "mmd") & (runs["lambda_"] == 1000)
+    runs.loc[best, ["status", "squared_mmd_validation", "mutual_information"]] = ["failed: x", None, None]
+    row = judge(BY_NAME["infovae_keeps_z"], runs)
+    assert (row["verdict"], row["n_dropped_seeds"]) == ("inconclusive", 3)
+
+
+def test_generalising_is_judged_on_the_less_favourable_metric_not_on_each_seeds_own() -> None:
+    rows = [("elbo", seed, 0.0, 0.0) for seed in range(3)]
+    rows += [("mmd", seed, *pair) for seed, pair in enumerate([(1.0, -0.9), (-1.0, 1.0), (0.1, 0.9)])]
+    runs = pd.DataFrame(rows, columns=["objective", "seed", "nll_gap", "nll"])
+    runs = runs.assign(n_train=500, latent_dim=10, status="done", dataset="mnist", mutual_information=5.0)
+    row = judge(BY_NAME["mmd_generalises"], runs)  # each seed's larger: 1, 1, 0.9, which would refute
+    assert row["verdict"] == "inconclusive" and row["mean"] == pytest.approx((-0.9 + 1.0 + 0.9) / 3)
+
+
 def test_toy_that_ignores_z_shows_no_growth() -> None:
     runs = toy({("elbo", 0.1): 0.0, ("elbo", 0.01): 4.0})
     runs.loc[runs["decoder_min_std"] == 0.1, "mutual_information"] = 0.0

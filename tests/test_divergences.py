@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
-from scipy.optimize import brentq
+from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor
 
 from infovae.divergences import (
@@ -277,6 +277,26 @@ def test_minimising_squared_mmd_moves_samples_to_the_prior(name: KernelName, unb
     assert torch.cov(x.detach().T).diagonal().sub(1).abs().max() < 0.25
     fresh = torch.randn(2_000, 2, generator=generator)
     assert squared_mmd_chunked(x.detach(), fresh, kernel).value < 2 * squared_mmd_null(200, 2, kernel, generator).std
+
+
+@pytest.mark.parametrize(("dim", "variance"), [(2, 0.98), (10, 0.913), (20, 0.816), (40, 0.616), (80, 0.215)])
+def test_expected_v_statistic_of_the_paper_kernel_is_least_below_the_prior(dim: int, variance: float) -> None:
+    n, two_sigma_sq = 100, float(dim**2)
+
+    def within(v: float) -> float:
+        return 1 / n + (1 - 1 / n) * (1 + 4 * v / two_sigma_sq) ** (-dim / 2)
+
+    def expected(v: float) -> float:
+        return within(v) + within(1.0) - 2 * (1 + 2 * (1 + v) / two_sigma_sq) ** (-dim / 2)
+
+    best = minimize_scalar(expected, bounds=(0.01, 2.0), method="bounded").x
+    assert best == pytest.approx(variance, abs=1e-3)
+    generator = torch.Generator().manual_seed(0)
+    kernel = make_kernel("rbf", dim, "paper")
+    draws = [torch.randn(2, n, dim, generator=generator, dtype=torch.float64) for _ in range(300)]
+    values = [float(squared_mmd(best**0.5 * z, prior, kernel, unbiased=False)) for z, prior in draws]
+    error = statistics.stdev(values) / len(values) ** 0.5
+    assert abs(statistics.fmean(values) - expected(best)) < 4 * error
 
 
 def test_energy_gradient_is_finite_where_samples_coincide() -> None:

@@ -176,6 +176,12 @@ def test_average_over_seeds_with_students_interval() -> None:
     assert row["m_ci95"] == pytest.approx(4.302653 * math.sqrt(7) / math.sqrt(3), rel=1e-6)
 
 
+def test_metric_that_one_run_lacks_has_no_mean_over_the_others() -> None:
+    runs = pd.DataFrame({"objective": "mmd", "seed": [0, 1], "status": "done", "a": [1.0, math.nan], "b": [1.0, 2.0]})
+    (row,) = aggregate(runs, ["objective"], ["a", "b"]).to_dict("records")
+    assert math.isnan(row["a"]) and math.isnan(row["a_ci95"]) and row["b"] == 1.5 and row["n_seeds"] == 2
+
+
 def test_failed_runs_are_counted_and_a_single_seed_has_no_interval() -> None:
     runs = pd.DataFrame({"a": ["x", "x"], "m": [1.0, math.nan], "status": ["done", "failed: loss is nan"]})
     row = aggregate(runs, ("a",), ("m",)).iloc[0]

@@ -194,7 +194,8 @@ def product(**choices: Iterable[Any]) -> list[dict[str, Any]]:
 def aggregate(runs: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
     """Return mean, 95 % interval over seeds and n of each metric, for each group of finished runs.
 
-    The interval is Student's, `metric_ci95` its half-width: NaN for a single seed. `n_failed` counts the group's runs
+    The interval is Student's, `metric_ci95` its half-width: NaN for a single seed. A metric that is NaN in one of the
+    finished runs has no mean. `n_failed` counts the group's runs
     that have no result: no average is over survivors without saying so.
     """
     import pandas as pd
@@ -207,7 +208,8 @@ def aggregate(runs: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) -> 
         row: dict[str, Any] = dict(zip(by, key, strict=True))
         for metric in metrics:
             values = done[metric] if metric in done else pd.Series(dtype=float)
-            row[metric] = values.mean()
-            row[f"{metric}_ci95"] = stats.t.ppf(0.975, n - 1) * values.std() / n**0.5 if n > 1 else float("nan")
+            row[metric] = values.mean(skipna=False)
+            spread = values.std(skipna=False) if n > 1 else float("nan")
+            row[f"{metric}_ci95"] = stats.t.ppf(0.975, n - 1) * spread / n**0.5 if n > 1 else float("nan")
         rows.append({**row, "n_seeds": n, "n_failed": len(group) - n})
     return pd.DataFrame(rows)
