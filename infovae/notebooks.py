@@ -7,6 +7,7 @@ ones, each atomically, the executed notebook last. What failed or was killed is 
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -116,7 +117,10 @@ def _clean(executed: Path, staging: Path) -> None:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
         if "injected-parameters" in cell.metadata.get("tags", []):
-            cell.source = cell.source.replace(f'"{staging}"', '""')
+            cell.source, cell.id = cell.source.replace(f'"{staging}"', '""'), "injected-parameters"
+        for data in [output["data"] for output in cell.get("outputs", []) if "data" in output]:
+            if "text/plain" in data:
+                data["text/plain"] = re.sub(r" at 0x[0-9a-f]+", "", data["text/plain"])  # where an object stood
     write_atomically(executed, nbformat.writes(notebook).encode())
 
 

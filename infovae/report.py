@@ -189,6 +189,8 @@ def discuss(
             for claim in claims.to_dict("records")
             if claim["verdict"] == "not reproduced"
         ],
+        runaways=_list_runaways(published),
+        accuracy=_classifier_accuracy(published),
         n_open=int((verdicts == "inconclusive").sum()),
         n_leaning=int(((claims["verdict"] == "inconclusive") & (claims["mean"] < claims["bound"])).sum()),
         n_dropped=int(((claims["verdict"] == "inconclusive") & (claims["n_dropped_seeds"] > 0)).sum()),
@@ -199,6 +201,23 @@ def discuss(
         elsewhere=to_markdown(elsewhere) if len(elsewhere) else "",
         deviations=list_deviations(),
     )
+
+
+def _list_runaways(published: dict[str, tuple[Experiment, pd.DataFrame]]) -> list[str]:
+    """Return in words the runs whose codes spread e times as wide as the prior, or wider, by the mean of log std."""
+    metric, found = "log_det_cov_per_dim_test", []
+    for experiment, runs in published.values():
+        wide = runs[runs[metric] / 2 >= 1] if metric in runs else runs[:0]
+        for run in wide.to_dict("records"):
+            where = f"{run['objective']}, {run['latent_dim']:g} dimensions, seed {run['seed']}"
+            found.append(f"{experiment.title}: {where}, log det Cov / dim {format_number(run[metric])}")
+    return found
+
+
+def _classifier_accuracy(published: dict[str, tuple[Experiment, pd.DataFrame]]) -> float | None:
+    """Return the share of test images that the classifier of the samples has right; None where it was not asked."""
+    metric = "classifier_accuracy"
+    return next((float(runs[metric].mean()) for _, runs in published.values() if metric in runs), None)
 
 
 def _leave_one_out(published: dict[str, tuple[Experiment, pd.DataFrame]], claims: pd.DataFrame) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Reports say what was computed, damaged results are refused by name, and the README shows the committed headline."""
+"""Reports say what was computed; damaged results are refused by name."""
 
 import json
 import re
@@ -18,7 +18,6 @@ from infovae.report import (
     list_deviations,
     load_published,
     publish,
-    summarize,
     write_report,
 )
 from infovae.reproduce import load_profile, parse_assignments, profile_names
@@ -138,13 +137,3 @@ def test_committed_results_are_complete_and_recompute(folder: Path, tmp_path: Pa
     write_report(folder.name, tmp_path)
     made, committed = (pd.read_csv(f / "claims.csv") for f in (tmp_path, folder))
     pd.testing.assert_frame_equal(made, committed, rtol=1e-9)
-
-
-def test_readme_shows_what_is_committed() -> None:
-    readme = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
-    shown = re.findall(r"<!-- from (\S+) -->\n\n(.+?)\n\n<!-- end -->", readme, re.S)
-    assert [path for path, _ in shown] == ["results/laptop/verdicts.md", "results/laptop/headline.md"]
-    for path, text in shown:
-        assert text == (PROJECT_ROOT / path).read_text(encoding="utf-8").strip()
-    claims = pd.read_csv(PROJECT_ROOT / "results/laptop/claims.csv")
-    assert summarize(claims) in " ".join(readme.split())

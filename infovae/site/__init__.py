@@ -23,7 +23,8 @@ SYMBOLS = {"reproduced": "✓", "exact": "≡", "not reproduced": "✗", "inconc
 
 def render_index(**content: Any) -> str:
     """Return index.html; `content` is what the template names."""
-    return _environment().get_template("index.html.j2").render(style=read("style.css"), symbols=SYMBOLS, **content)
+    page = _environment().get_template("index.html.j2").render(style=read("style.css"), symbols=SYMBOLS, **content)
+    return _set_scopes(page)
 
 
 def render_discussion(**content: Any) -> str:
@@ -57,14 +58,18 @@ def render_notebook(notebook: Path, home: str = "") -> str:
         "title": heading and heading[1],
         "files": files,
     }
-    page = exporter.from_notebook_node(content, resources={"site": given})[0]
-    for part, scope in (("thead", "col"), ("tbody", "row")):  # pandas does not say what a head is the head of
+    return _set_scopes(exporter.from_notebook_node(content, resources={"site": given})[0])
+
+
+def _set_scopes(page: str) -> str:
+    """Say what each head of a table is the head of, where pandas and Markdown do not."""
+    for part, scope in (("thead", "col"), ("tbody", "row")):
         page = re.sub(f"(?s)<{part}>.*?</{part}>", partial(_set_scope, scope=scope), page)
     return page
 
 
 def _set_scope(match: re.Match[str], scope: str) -> str:
-    return re.sub(r"<th(?=[\s>])", f'<th scope="{scope}"', match[0])
+    return re.sub(r"<th(?![^>]*scope)(?=[\s>])", f'<th scope="{scope}"', match[0])
 
 
 def draw_interval(low: float, mean: float, high: float, bound: float) -> str:

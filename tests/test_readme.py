@@ -1,0 +1,43 @@
+"""What the README shows is what is committed, what it links to is there, what it tells to type works."""
+
+import re
+
+import pandas as pd
+import pytest
+
+from infovae.config import PROJECT_ROOT
+from infovae.experiments import MODULES, make_experiment
+from infovae.ledger import summarize
+from infovae.reproduce import parse_assignments, profile_names
+
+README = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_numbers_are_the_committed_ones() -> None:
+    shown = re.findall(r"<!-- from (\S+) -->\n\n(.+?)\n\n<!-- end -->", README, re.S)
+    assert [path for path, _ in shown] == ["results/laptop/verdicts.md", "results/laptop/headline.md"]
+    for path, text in shown:
+        assert text == (PROJECT_ROOT / path).read_text(encoding="utf-8").strip()
+    claims = pd.read_csv(PROJECT_ROOT / "results/laptop/claims.csv")
+    assert summarize(claims) in " ".join(README.split())
+
+
+def test_links_lead_somewhere() -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+    pages = re.findall(r"`(results/(?:quick|laptop|fashion)/\S+)`", README)
+    assert len(links) > 3 and "results/laptop/index.html" in pages
+    missing = [path for path in links + pages if not (PROJECT_ROOT / path).exists()]
+    assert not missing
+
+
+def test_commands_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (PROJECT_ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    typed = re.findall(r"^    make ([a-z]+)", README, re.M) + re.findall(r"`make ([a-z]+)", README)
+    assert {"reproduce", "test", "run"} <= set(typed) <= targets
+    for name, parameters in re.findall(r'make run EXPERIMENT=(\w+) PARAMS="([^"]+)"', README):
+        make_experiment(name, parse_assignments([parameters]))
+
+
+@pytest.mark.parametrize("name", [*MODULES, *profile_names()])
+def test_every_experiment_and_profile_has_its_row(name: str) -> None:
+    assert re.search(rf"^\| `(\d\d_)?{name}` \|", README, re.M)
