@@ -208,7 +208,7 @@ def plot_by_size(table: pd.DataFrame, runs: pd.DataFrame, metrics: Mapping[str, 
     )
 
 
-def plot_densities(densities: Mapping[str, np.ndarray], extent: float) -> Captioned:
+def plot_densities(densities: Mapping[str, np.ndarray], extent: float, n_columns: int = 4) -> Captioned:
     """Return contours of two-dimensional densities over those of N(0, I): a panel per entry, on one scale.
 
     Parameters
@@ -216,7 +216,7 @@ def plot_densities(densities: Mapping[str, np.ndarray], extent: float) -> Captio
     densities : title -> density on a square grid, (m, m), the first axis being that of the first coordinate.
     extent : the grid reaches from -extent to extent.
     """
-    figure, axes = _panels(len(densities), 2.5, 2.7, n_columns=4, sharex=True, sharey=True)
+    figure, axes = _panels(len(densities), 2.5, 2.5, n_columns=n_columns, sharex=True, sharey=True)
     levels = np.array([0.01, 0.02, 0.04, 0.08, 0.12, 0.16, 0.24, 0.32])
     angle = np.linspace(0, 2 * np.pi, 100)
     filled: Any = None
@@ -233,7 +233,7 @@ def plot_densities(densities: Mapping[str, np.ndarray], extent: float) -> Captio
     return figure.describe(
         f"Filled contours of the density of q(z) in two dimensions, {_count(densities, 'panel')}: {_join(densities)}. "
         "Circles show where the prior's density has the values of the contours.",
-        "A match would fill each circle with its own colour. Holes within the circles are places that samples come "
+        "A match would fill each circle with its own colour, as an empty code does, too. Holes within the circles are places that samples come "
         "from and no image was coded into; bright spots lie where codes are packed more densely than under the prior. "
         "First seed.",
     )
