@@ -233,9 +233,9 @@ def plot_densities(densities: Mapping[str, np.ndarray], extent: float, n_columns
     return figure.describe(
         f"Filled contours of the density of q(z) in two dimensions, {_count(densities, 'panel')}: {_join(densities)}. "
         "Circles show where the prior's density has the values of the contours.",
-        "A match would fill each circle with its own colour, as an empty code does, too. Holes within the circles are places that samples come "
-        "from and no image was coded into; bright spots lie where codes are packed more densely than under the prior. "
-        "First seed.",
+        "A match would fill each circle with its own colour, as an empty code does, too. Holes within the circles are "
+        "places that samples come from and no image was coded into; bright spots lie where codes are packed more "
+        "densely than under the prior. First seed.",
     )
 
 
