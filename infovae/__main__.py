@@ -126,8 +126,10 @@ def reproduce(profile: str) -> None:
 def run(experiment: str, parameters: tuple[str, ...], profile: str | None) -> None:
     """Run one EXPERIMENT with new parameters, into results/custom/EXPERIMENT."""
     from infovae import reproduce as work
-    from infovae.experiments import make_experiment
+    from infovae.experiments import MODULES, make_experiment
 
+    if not experiment:
+        raise ParameterError(f"name an experiment, such as EXPERIMENT=latent_usage; there are: {', '.join(MODULES)}")
     values = work.parse_assignments(list(parameters))
     if profile:
         experiments = work.load_profile(profile)
@@ -139,7 +141,7 @@ def run(experiment: str, parameters: tuple[str, ...], profile: str | None) -> No
     folder = results_root() / "custom" / experiment
     notebook, problems = work.run_experiment(experiment, values, folder)
     click.echo((folder / "table.md").read_text(encoding="utf-8"))
-    click.echo(work.display(notebook))
+    click.echo(f"read {work.display(notebook.with_suffix('.html'))}, or {work.display(notebook)}")
     if problems:
         raise click.ClickException("incomplete:\n" + "\n".join(problems))
 

@@ -179,7 +179,7 @@ CLAIMS: tuple[Claim, ...] = (
         0.0,
         information(None, -1, EMPTY_CODE),
         caveat="Of several lambda_ the one that matches best is also the likeliest to have emptied its code: the table "
-        "has the others.",
+        "has the others. Profiles with other lambda_ do not compare.",
     ),
     *(
         Claim(
@@ -290,6 +290,7 @@ CLAIMS: tuple[Claim, ...] = (
             f"error on {code} of {objective} - of elbo, paired by dimension",
             0.0,
             difference(metric, objective, "elbo"),
+            caveat="Counts every code, also one that gave up the prior; the table has each dimension.",
         )
         for objective, note in _MMDS
         for suffix, name, code, metric in (

@@ -386,7 +386,8 @@ def plot_images(rows: Mapping[str, np.ndarray], n_columns: int = 20) -> Captione
     return figure.describe(
         f"{_count(rows, 'row')} of {n_columns} small images each: {_join(rows)}.",
         "A column is the same throughout: reconstructions are of the same test image, samples of the same z from the "
-        "prior with the same random numbers. First seed.",
+        "prior with the same random numbers. A young decoder draws fragments; one that ignores its code does not draw "
+        "the image that it was shown. First seed.",
     )
 
 

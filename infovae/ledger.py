@@ -23,7 +23,8 @@ READING = (
     f"{EMPTY_TOY_CODE:g}) is empty: where a claim is about used codes, a seed with an empty one drops out, and the "
     "claim stays open. Statements and bounds stand in `infovae/claims.py`, the rule in "
     "`infovae/verdicts.py`, all of it in claims.csv. Sources: *paper*, confirmed in a second public source; *paper "
-    "(recalled, unverified)*, from memory; *seed*, the summary of the paper that this project started from."
+    "(recalled, unverified)*, from memory; *summary*, a published summary of the paper that this "
+    "project started from."
 )
 """How to read the ledger."""
 
@@ -44,8 +45,10 @@ def summarize(claims: pd.DataFrame) -> str:
     counts = measured["verdict"].value_counts()
     exact = claims.drop(measured.index)["verdict"] == "exact"
     undecidable = int(((measured["verdict"] == "inconclusive") & (measured["n_dropped_seeds"] > 0)).sum())
+    statements = measured["statement"].str.removesuffix(TUNED)
+    n_twice = int(statements.duplicated().sum())
     return (
-        f"Of {len(measured)} claims: "
+        f"Of {len(measured)} claims ({statements.nunique()} statements, {n_twice} of them judged on two kinds of MMD): "
         + ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in VERDICTS if verdict != "exact")
         + f"; {undecidable} of the inconclusive ones because a code is empty or a run failed. "
         f"Beside them, {exact.sum()} of {len(exact)} special cases hold exactly."
@@ -55,12 +58,12 @@ def summarize(claims: pd.DataFrame) -> str:
 def tabulate_verdicts(claims: pd.DataFrame) -> pd.DataFrame:
     """Return a row per statement that is decided: its verdict, and that of our annealed MMD in place of the paper's.
 
-    A cell is empty where there is no such claim. There is no row where nothing is decided.
+    A dash stands where there is no such claim. There is no row where nothing is decided.
     """
     rows: dict[str, dict[str, str]] = {}
     for claim in claims[claims["verdict"] != "exact"].to_dict("records"):
         statement = f"{claim['statement'].removesuffix(TUNED)} [{claim['source']}]"
-        row = rows.setdefault(statement, {"verdict": "", OURS: "", "claim": statement})
+        row = rows.setdefault(statement, {"verdict": "–", OURS: "–", "claim": statement})
         column = OURS if claim["statement"].endswith(TUNED) else "verdict"
         row[column] = mark(claim["verdict"])
     decided = {mark(verdict) for verdict in DECIDED}

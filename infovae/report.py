@@ -177,12 +177,13 @@ def discuss(
     verdicts = claims.set_index("claim")["verdict"]
     pairs = [(name.replace("mmd_annealed", "mmd"), name) for name in verdicts.index if "mmd_annealed" in name]
     counted = [(verdicts[paper], verdicts[ours]) for paper, ours in pairs if paper in verdicts]
+    both = [pair for pair in counted if {*pair} <= {*DECIDED}]
     elsewhere = compare_ledgers(profile, folder.parent, claims)
     environment = folder / "environment.json"
     return render_discussion(
         profile=profile,
         device=json.loads(environment.read_text(encoding="utf-8")).get("device", "") if environment.is_file() else "",
-        seeds=sorted({len(experiment.seeds) for experiment, _ in published.values()}),
+        seeds=sorted({len(e.seeds) for name, (e, _) in published.items() if name in set(claims["experiment"])}),
         caveats=[(experiment.title, experiment.caveat) for experiment, _ in published.values()],
         refuted=[
             {**claim, "measured": format_measured(claim)}
@@ -196,7 +197,8 @@ def discuss(
         n_dropped=int(((claims["verdict"] == "inconclusive") & (claims["n_dropped_seeds"] > 0)).sum()),
         n_unmeasured=int((verdicts == "not measured").sum()),
         n_pairs=len(counted),
-        n_agreeing=sum(paper == ours for paper, ours in counted),
+        n_both=len(both),
+        n_agreeing=sum(paper == ours for paper, ours in both),
         **_leave_one_out(published, claims),
         elsewhere=to_markdown(elsewhere) if len(elsewhere) else "",
         deviations=list_deviations(),
@@ -205,13 +207,13 @@ def discuss(
 
 def _list_runaways(published: dict[str, tuple[Experiment, pd.DataFrame]]) -> list[str]:
     """Return in words the runs whose codes spread e times as wide as the prior, or wider, by the mean of log std."""
-    metric, found = "log_det_cov_per_dim_test", []
+    metric, found = "log_det_cov_per_dim_test", {}
     for experiment, runs in published.values():
         wide = runs[runs[metric] / 2 >= 1] if metric in runs else runs[:0]
         for run in wide.to_dict("records"):
             where = f"{run['objective']}, {run['latent_dim']:g} dimensions, seed {run['seed']}"
-            found.append(f"{experiment.title}: {where}, log det Cov / dim {format_number(run[metric])}")
-    return found
+            found[run["run_id"]] = f"{experiment.title}: {where}, log det Cov / dim {format_number(run[metric])}"
+    return list(found.values())
 
 
 def _classifier_accuracy(published: dict[str, tuple[Experiment, pd.DataFrame]]) -> float | None:
@@ -281,11 +283,11 @@ def describe_budget(experiment: Experiment, runs: pd.DataFrame) -> str:
     n_seeds = len(experiment.seeds)
     seconds = runs["train_seconds"].sum() if "train_seconds" in runs else 0.0
     sizes = sorted(set(runs["n_train"]))
-    epochs = [experiment.steps * experiment.batch_size / n for n in sizes]
+    epochs = [f"{experiment.steps * experiment.batch_size / n:.3g}" for n in sizes]
     return (
         f"{len(runs)} runs on {experiment.dataset}, {n_seeds} seed{'s' if n_seeds > 1 else ''}, "
         f"{', '.join(f'{n:,}' for n in sizes)} training images, {experiment.steps:,} steps of {experiment.batch_size} "
-        f"({', '.join(f'{n:.3g}' for n in epochs)} epochs), {seconds:,.0f} s of training in all"
+        f"({', '.join(epochs)} epoch{'' if epochs == ['1'] else 's'}), {seconds:,.0f} s of training in all"
     )
 
 

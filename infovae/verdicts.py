@@ -24,7 +24,7 @@ Status = Literal["seed", "checked", "recalled"]
 Verdict = Literal["reproduced", "exact", "not reproduced", "inconclusive", "not measured"]
 Dims = Literal["all", "few", "many", "above 2"]
 
-SOURCES: dict[Status, str] = {"seed": "seed", "checked": "paper", "recalled": "paper (recalled, unverified)"}
+SOURCES: dict[Status, str] = {"seed": "summary", "checked": "paper", "recalled": "paper (recalled, unverified)"}
 
 EMPTY_TOY_CODE = 0.1
 """What `EMPTY_CODE` is elsewhere, in the toy, whose code can hold no more than log 2. With lambda_ = 500 and kernel

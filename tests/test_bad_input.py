@@ -198,7 +198,7 @@ COMMANDS = [
     (("run", "latent_usage", "seeds=[0]"), "unexpected extra argument"),
     (("run", "latent_use"), "unknown experiment 'latent_use'; did you mean 'latent_usage'"),
     (("run", "../latent_usage"), "unknown experiment '../latent_usage'"),
-    (("run", ""), "unknown experiment ''"),
+    (("run", ""), "name an experiment, such as EXPERIMENT=latent_usage; there are: tuning,"),
     (("run", "latent_usage", "--profile", "../quick"), "unknown profile '../quick'.*valid: smoke, quick"),
     (("run", "latent_usage", "--profile", "/etc/passwd"), "unknown profile"),
     (("reproduce", "--profile", "quick.yaml"), "unknown profile 'quick.yaml'; did you mean 'quick'"),

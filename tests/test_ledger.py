@@ -44,8 +44,8 @@ def test_decided_statements_stand_once_with_both_verdicts() -> None:
     )
     assert tabulate_verdicts(claims).to_dict("records") == [
         {"claim": "A [paper]", "verdict": "? inconclusive", OURS: "✓ reproduced"},
-        {"claim": "B [paper]", "verdict": "✗ not reproduced", OURS: ""},
-        {"claim": "C [paper]", "verdict": "", OURS: "✗ not reproduced"},
+        {"claim": "B [paper]", "verdict": "✗ not reproduced", OURS: "–"},
+        {"claim": "C [paper]", "verdict": "–", OURS: "✗ not reproduced"},
     ]
     assert tabulate_verdicts(ledger({})).empty
 

@@ -122,11 +122,11 @@ def test_style_speaks_of_every_class_that_a_verdict_has() -> None:
 def test_discussion_lists_what_was_refuted() -> None:
     given = {
         "profile": "quick", "device": "cpu", "seeds": [2], "caveats": [("T", "C.")], "n_open": 3, "n_leaning": 2,
-        "n_dropped": 1, "n_unmeasured": 4, "n_pairs": 5, "n_agreeing": 6, "n_decided": 7, "n_stable": 8,
+        "n_dropped": 1, "n_unmeasured": 4, "n_pairs": 5, "n_both": 6, "n_agreeing": 6, "n_decided": 7, "n_stable": 8,
         "n_turned": 9, "deviations": [("m.py", "text.")],
     }  # fmt: skip
     refuted = {"statement": "S.", "effect": "E", "measured": "1 [0.5, 2]", "bound": 0.0}
-    assert "- S. E: 1 [0.5, 2], bound 0." in render_discussion(refuted=[refuted], **given)
+    assert "- S. — E: 1 [0.5, 2], bound 0." in render_discussion(refuted=[refuted], **given)
     text = render_discussion(refuted=[], **given)
     assert "No claim was judged" in text and "`m.py`" in text and "trained on a CPU" in text
     numbers = re.findall(r"\d", re.sub(r"50,000|16 channels|95 %", "", text.partition("### What the budget")[0]))
