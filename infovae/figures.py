@@ -293,7 +293,7 @@ def plot_posteriors(runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarray
         f"p(z|x) as lines, with q(z) and the prior. A column per objective ({_names(runs)}), a row per floor of the "
         f"decoder's standard deviation ({_numbers(floors)}).",
         "Where inference is right, the line is the edge of the filled area of its colour; where q(z) matches the "
-        "prior, the dotted curve lies on the grey one. First seed.",
+        "prior, the dotted curve lies on the grey one. First seed: a code empty here may be used under others.",
     )
 
 
