@@ -218,7 +218,7 @@ CLAIMS: tuple[Claim, ...] = (
         "class cross-entropy of jensen - of stein, nats, more than 2 dimensions",
         0.0,
         difference("class_cross_entropy", "jensen", "stein", "above 2"),
-        caveat="The weight of jensen is that of the AAE, 1; that of stein was chosen on validation images.",
+        caveat="The weight of jensen is that of the AAE, 1; that of stein was tuned.",
     ),
     *(
         Claim(

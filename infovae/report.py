@@ -207,12 +207,14 @@ def discuss(
 
 def _list_runaways(published: dict[str, tuple[Experiment, pd.DataFrame]]) -> list[str]:
     """Return in words the runs whose codes spread e times as wide as the prior, or wider, by the mean of log std."""
-    metric, found = "log_det_cov_per_dim_test", {}
+    metric = "log_det_cov_per_dim_test"
+    found: dict[str, str] = {}
     for experiment, runs in published.values():
         wide = runs[runs[metric] / 2 >= 1] if metric in runs else runs[:0]
         for run in wide.to_dict("records"):
             where = f"{run['objective']}, {run['latent_dim']:g} dimensions, seed {run['seed']}"
-            found[run["run_id"]] = f"{experiment.title}: {where}, log det Cov / dim {format_number(run[metric])}"
+            words = f"{experiment.title}: {where}, log det Cov / dim {format_number(run[metric])}"
+            found.setdefault(run["run_id"], words)  # several experiments may share a run
     return list(found.values())
 
 
