@@ -177,15 +177,5 @@ def report(profile: str) -> None:
         raise click.ClickException("\n".join(problems))
 
 
-@main.command()
-@click.option("--only", default="", metavar="TEXT", help="Just the rows whose name contains this; writes nothing.")
-def bench(only: str) -> None:
-    """Measure speed and memory beside pythae (`make bench` installs it), write results/bench.csv and bench.png."""
-    from infovae import bench as work
-    from infovae.notebooks import results_root
-
-    work.run(results_root(), only)
-
-
 if __name__ == "__main__":
     main(prog_name="python -m infovae")

@@ -1,161 +1,143 @@
-"""The harness of `make bench` on fake measurements, and rows that say what they should come to."""
+"""`make bench` with measurements that are made up, and each of its rows at a size that takes no time."""
+
+from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
-from infovae import bench
-from infovae.bench import Measured, Row, measure, rows
-from infovae.config import RunConfig
-from infovae.model import build_model
+from bench import rows
+from bench.__main__ import measure, run
+from bench.rows import Row
+from infovae.config import Evaluation, RunConfig
+from infovae.evaluation import evaluate
+from infovae.training import is_logged, train
+
+UNITS = {"images/s", "share", "spreads", "s", "MB"}
+TINY = {
+    "DATASET": "digits", "N_TRAIN": 100, "BATCH_SIZE": 8, "N_SAMPLES": 20, "N_CODES": 200, "SWEEP_STEPS": 2,
+    "STEPS": dict.fromkeys(rows.STEPS, 1), "N_SEEDS": 2, "SCIENCE_STEPS": 2,
+}  # fmt: skip
+ROWS = rows.make_rows(bfloat16=True)
 
 
-def scripted(*values: float, log: list[str] | None = None, name: str = "") -> Callable[[], float]:
-    """A measurement that reads the given values one after the other."""
-    left = list(values)
-
-    def once() -> float:
-        if log is not None:
-            log.append(name)
-        return left.pop(0)
-
-    return once
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFOVAE_DEVICE", "cpu")
+    monkeypatch.setattr(rows, "matrix_product_rate", partial(rows.matrix_product_rate, size=64))
+    for name, value in TINY.items():
+        monkeypatch.setattr(rows, name, value)
 
 
-def fake(unit: str, ours: list[float], theirs: list[float] | None, **fields: object) -> Row:
-    """A row of the given measurements; a first one of each is put before where it does not count."""
-    columns = [[math.inf, *values] if len(ours) > 1 else values for values in (ours, theirs) if values]
-    values = {"peer": "a peer" if theirs else "", "repeats": len(ours), **fields}
-    return Row("fake", unit, lambda: [scripted(*column) for column in columns], **values)  # type: ignore[arg-type]
+def fake(unit: str, ours: list[float], theirs: list[float] | None = None, **fields: float) -> Row:
+    """A row that reads its measurements one after the other, the first of several not to count."""
 
+    def script(values: list[float]) -> Callable[[], float]:
+        left = iter([math.inf, *values] if len(values) > 1 else values)
+        return lambda: next(left)
 
-def test_ours_and_theirs_take_turns_after_a_warm_up() -> None:
-    log: list[str] = []
-    ours, theirs = scripted(9, 1, 2, log=log, name="ours"), scripted(9, 1, 2, log=log, name="theirs")
-    measured = measure(Row("fake", "s", lambda: [ours, theirs], "a peer", repeats=2))
-    assert log == ["ours", "theirs"] * 3
-    assert (measured.ours, measured.theirs) == (1.5, 1.5)  # the warm-up's 9 is not among them
+    return Row("fake", unit, script(ours), theirs and script(theirs), repeats=len(ours), **fields)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("unit", "ours", "theirs"), [("s", [1, 2, 4], [3, 4, 16]), ("images/s", [3, 4, 16], [1, 2, 4])]
 )
 def test_ratio_is_of_pairs_and_above_1_where_ours_is_better(unit: str, ours: list[float], theirs: list[float]) -> None:
-    measured = measure(fake(unit, ours, theirs))
-    assert (measured.ratio, measured.ratio_min, measured.ratio_max) == (3, 2, 4)
-    assert {measured.ours, measured.theirs} == {2, 4}
+    line = measure(fake(unit, ours, theirs))
+    assert (line["ratio"], line["ratio_min"], line["ratio_max"]) == (3, 2, 4)
+    assert {line["ours"], line["theirs"]} == {2, 4}
 
 
 @pytest.mark.parametrize(
-    ("ratio", "verdict"), [(3.0, "aim met"), (2.99, "floor met"), (2.0, "floor met"), (1.99, "missed")]
+    ("row", "verdict"),
+    [
+        (fake("images/s", [3], [1], aim=3, floor=2), "aim met"),
+        (fake("s", [1], [2.99], aim=3, floor=2), "floor met"),
+        (fake("images/s", [1.99], [1], aim=3, floor=2), "missed"),
+        (fake("s", [1.5], floor=1.5), "floor met"),
+        (fake("s", [1.6], floor=1.5), "missed"),
+        (fake("share", [0.5], aim=0.5), "aim met"),
+        (fake("share", [0.49], aim=0.5), "missed"),
+    ],
 )
-def test_verdict_on_a_ratio(ratio: float, verdict: str) -> None:
-    assert measure(fake("images/s", [ratio], [1.0], aim=3, floor=2)).verdict == verdict
-    assert measure(fake("s", [1.0], [ratio], aim=3, floor=2)).verdict == verdict
-
-
-def test_verdict_on_our_own_value() -> None:
-    assert measure(fake("s", [1.5], None, floor=1.5)).verdict == "floor met"
-    assert measure(fake("s", [1.6], None, floor=1.5)).verdict == "missed"
-    assert measure(fake("share", [0.89], None, floor=0.9)).verdict == "missed"
-    assert measure(fake("share", [0.9], None, floor=0.9)).verdict == "floor met"
-    assert measure(fake("s", [1.6], None)).verdict == ""
-    assert measure(fake("GFLOP/s", [49], [100], aim=0.5)).verdict == "below the aim"
-    assert math.isnan(measure(fake("s", [1.6], None)).ratio)
+def test_verdicts(row: Row, verdict: str) -> None:
+    assert measure(row)["verdict"] == verdict
 
 
 def test_rows_are_named_once_and_bounded_sensibly() -> None:
-    every = rows.make_rows()
-    assert len({row.name for row in every}) == len(every)
-    for row in every:
-        assert row.repeats >= 1
-        assert row.unit in (*bench.RATES, "s", "ms", "MB"), row.name
-        assert row.aim is None or row.peer, row.name
-        assert row.aim is None or row.floor is None or row.aim > row.floor > 1, row.name
-        assert not (row.peer and row.floor) or row.note, f"{row.name} may miss its floor without a word"
-    for parameter, values in rows.GROWTH.items():
-        varied = [row.varied for row in every if row.varied and row.varied[0] == parameter]
-        assert varied == [(parameter, value) for value in values]
-        for value in values:
-            RunConfig.model_validate({"objective": "mmd_annealed", parameter: value})
+    assert len({row.name for row in ROWS}) == len(ROWS)
+    for row in ROWS:
+        assert row.unit in UNITS
+        assert row.aim or row.floor, f"{row.name} has nothing to come to"
+        assert not (row.theirs and row.aim and row.floor) or row.aim > row.floor >= 1, row.name
+    without = {row.name for row in rows.make_rows(bfloat16=False)}
+    assert {row.name for row in ROWS} - without == {r.name for r in ROWS if "bfloat16" in r.name or "science" in r.name}
 
 
-def test_run_writes_table_and_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = [
-        fake("images/s", [3.0], [1.0], aim=3, floor=2),
-        fake("s", [1.0], None, floor=2),
-        *(fake("ms", [value], None, varied=("latent_dim", value)) for value in (2, 10)),
-    ]
-    monkeypatch.setenv("INFOVAE_DEVICE", "cpu")
-    monkeypatch.setattr(rows, "make_rows", lambda: few)
-    monkeypatch.setattr(rows, "keep_freed_memory", lambda: None)
-    monkeypatch.setattr(bench, "describe_machine", lambda: "a machine")
-    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: name)
-    bench.run(tmp_path, only="nothing of this name")
-    assert not list(tmp_path.iterdir())
-    bench.run(tmp_path)
-    lines = (tmp_path / "bench.csv").read_text().splitlines()
-    assert lines[0].startswith("name,ours,theirs,ratio,ratio_min,ratio_max,unit,aim,floor,verdict,parameter,value,")
-    assert lines[1] == "fake,3,1,3,3,3,images/s,3,2,aim met,,,a peer,,a machine"
-    assert lines[4] == "fake,10,,,,,ms,,,,latent_dim,10,,,a machine"
-    assert (tmp_path / "bench.png").stat().st_size > 5_000
+@pytest.mark.parametrize("name", rows.KERNELS)
+def test_masked_convolutions_see_as_many_rows_in_as_many_layers(name: str) -> None:
+    config = rows.make_config(name)
+    for sizes in rows.KERNELS[name].values():
+        assert len(sizes) == config.pixelcnn_layers + 1
+        assert sum(size // 2 for size in sizes) == config.receptive_radius
 
 
-def test_without_the_peers_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RuntimeError, match="make bench"):
-        bench.run(tmp_path)
+def test_no_step_of_a_measurement_is_logged() -> None:
+    assert not any(is_logged(step, rows.make_config("conv/conv").steps) for step in range(max(rows.STEPS.values())))
 
 
-def test_arithmetic_of_an_image_is_that_of_its_layers() -> None:
-    first, second = 14 * 14 * 32 * 16, 7 * 7 * 64 * 32 * 16  # multiplications of the encoder's convolutions
-    linear = 7 * 7 * 64 * 20, 10 * 7 * 7 * 64
+def test_arithmetic_of_a_step_is_that_of_its_layers(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "training_rate", _train_once)
+    monkeypatch.setattr(rows, "matrix_product_rate", lambda precision: 1.0)
+    first, second = 4 * 4 * 32 * 16, 2 * 2 * 64 * 32 * 16  # multiplications of the encoder's convolutions, 8 x 8 pixels
+    linear = 2 * 2 * 64 * 20, 10 * 2 * 2 * 64
     forward = 2 * (2 * (first + second) + sum(linear))  # the decoder mirrors the encoder; a multiplication and a sum
-    # backward: for the weights and for the input of each layer; images need no gradient
-    assert rows.flops_per_image(rows.conv_config()) == 3 * forward - 2 * first
+    # backward: for the weights and for the input of each layer; images need no gradient. The MMD adds a little.
+    assert rows.share("conv/conv", "float32") == pytest.approx(3 * forward - 2 * first, rel=0.01)
 
 
-def test_pixels_of_the_naive_sampler_are_those_of_the_cached_one() -> None:
-    decoder, z = rows.decoder_and_codes(2)
-    uniforms = torch.rand(2, 1, 8, 8)
-    assert torch.equal(rows.sample_naively(decoder, z, uniforms, 64), decoder.sample(z, uniforms))
+def _train_once(name: str, precision: str, n_steps: int = 1) -> float:
+    rows._begin(rows.make_config(name, precision)).advance(n_steps)
+    return 1.0
 
 
-def test_rows_seen_by_a_pixelcnn() -> None:
-    decoder = build_model(RunConfig(latent_dim=1), (28, 28)).decoder
-    assert rows.rows_seen(lambda x: decoder(x, torch.zeros(1, 1))) == RunConfig().receptive_radius
+@pytest.mark.parametrize("number", range(len(ROWS)), ids=lambda number: ROWS[number].name)
+def test_each_row_at_a_tiny_size(number: int, tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = rows.make_rows(bfloat16=True)[number]
+    if "memory" not in row.name:  # one real cluster is enough
+        monkeypatch.setattr(rows, "sweep_quietly", sweep_here)
+    assert 0 < row.ours() < math.inf
+    if row.theirs and (find_spec("pythae") or not ("pythae" in row.name or "masked" in row.name)):
+        assert 0 < row.theirs() < math.inf
 
 
-def test_peak_memory_is_at_least_what_was_touched() -> None:
-    before = rows.peak_memory_mb()
-    if math.isnan(before):
-        pytest.skip("this system does not tell the peak memory of a process")
-    held = torch.ones(100_000_000 // 4)
-    assert rows.peak_memory_mb() >= 100 and held[0] == 1
+def sweep_here(configs: Sequence[RunConfig], *evaluations: Evaluation) -> pd.DataFrame:
+    """Train and evaluate in this process."""
+    runs = []
+    for config in configs:
+        data, device = rows.load_data(config.dataset), torch.device("cpu")
+        model = train(config, data, device).model
+        metrics = [evaluate(evaluation, config, model, data, device)[0] for evaluation in evaluations]
+        runs.append(config.model_dump() | {name: value for of in metrics for name, value in of.items()})
+    return pd.DataFrame(runs)
 
 
-def test_a_line_shows_value_ratio_and_verdict_and_why_it_falls_short() -> None:
-    row = Row("a name", "s", list, "a peer", 3, 2, "the limit")
-    line = bench.to_text(Measured(row, 2.0, 5.0, 2.5, 2.4, 2.6))
-    assert line.split() == ["a", "name", "2", "s", "|", "5", "2.50x", "(2.40", "to", "2.60)", "floor", "met"]
-    assert bench.to_text(Measured(row, 2.0, 3.0, 1.5, 1.4, 1.6)).endswith("missed\n    the limit")
-
-
-def test_the_first_notebook_of_a_reproduction_is_read_off_its_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    python = tmp_path / "python"
-    python.write_text(
-        '#!/bin/sh\nmkdir "$INFOVAE_STORE" || exit 0  # the second time it is warm\n'
-        "echo 'a bar\r01: notebook.ipynb (after 0 s)' >&2; sleep 1; echo '02: notebook.ipynb (after 1 s)' >&2\n"
-    )
-    python.chmod(0o755)
-    monkeypatch.setattr(rows.sys, "executable", str(python))
-    rows.reproduce_smoke.cache_clear()
-    first, warm = rows.reproduce_smoke()
-    rows.reproduce_smoke.cache_clear()
-    assert 0 < first < 1
-    assert warm > 0
+def test_run_writes_table_and_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = [fake("images/s", [3.0], [1.0], aim=3, floor=2), fake("s", [1.0], floor=2)]
+    run([Row("other", *few[0][1:])], "a machine", tmp_path, only="nothing of this name")
+    assert not list(tmp_path.iterdir())
+    run(few, "a machine", tmp_path, only="")
+    assert capsys.readouterr().out.splitlines()[-2].endswith("floor met")
+    lines = (tmp_path / "bench.csv").read_text().splitlines()
+    assert lines == [
+        "name,unit,aim,floor,ours,theirs,ratio,ratio_min,ratio_max,verdict,machine",
+        "fake,images/s,3,2,3,1,3,3,3,aim met,a machine",
+        "fake,s,,2,1,,,,,floor met,a machine",
+    ]
+    assert (tmp_path / "bench.png").stat().st_size > 5_000

@@ -76,8 +76,8 @@ def test_every_library_imported_is_declared() -> None:
     declared = {canonicalize_name(requirement.name) for requirement in DIRECT}
     peers = {canonicalize_name(requirement.name) for requirement in PEERS}
     distributions = packages_distributions()
-    known = {"infovae", *sys.stdlib_module_names, *(path.stem for path in ROOT.glob("tests/*.py"))}
-    for path in [*ROOT.glob("infovae/**/*.py"), *ROOT.glob("tests/*.py")]:
+    known = {"bench", "infovae", *sys.stdlib_module_names, *(path.stem for path in ROOT.glob("tests/*.py"))}
+    for path in [path for folder in ("bench", "infovae", "tests") for path in ROOT.glob(f"{folder}/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

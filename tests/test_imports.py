@@ -17,7 +17,7 @@ LAYERS = [
     ["experiments"],
     ["figures", "verdicts", "claims", "site", "tables", "ledger", "report", "verify"],
     ["notebooks"],
-    ["reproduce", "bench"],
+    ["reproduce"],
     ["__main__"],
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}

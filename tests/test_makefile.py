@@ -142,7 +142,7 @@ def test_peers_are_installed_in_an_environment_of_their_own(checkout: Path) -> N
     make(checkout, "bench", "PYTHON=./python3")
     install, command = (checkout / "pip.log").read_text().splitlines()
     assert re.fullmatch(r"-m pip install .*-c constraints\.txt -e \.\[bench\]", install)
-    assert command == "-m infovae bench"
+    assert command == "-m bench"
     assert (checkout / ".venv-bench/installed").exists()
     assert not (checkout / ".venv").exists()
 
