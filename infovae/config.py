@@ -247,9 +247,11 @@ class LatentEvaluation(Settings):
 
     Attributes
     ----------
+    revision : of this evaluation's code; raised where a change alters or adds a number, so that it is made again.
     split : whose images; what is chosen by looking at results is chosen on validation images.
     """
 
+    revision: Literal[2] = 2
     split: Literal["test", "validation"] = "test"
     n_images: Annotated[int, Field(strict=True, ge=100, le=60_000)] = 10_000
     n_likelihood: Annotated[int, Field(strict=True, ge=10, le=10_000)] = 1000
@@ -258,6 +260,7 @@ class LatentEvaluation(Settings):
 class SampleEvaluation(Settings):
     """Generated images, labelled by a classifier (paper, "Class distribution")."""
 
+    revision: Literal[2] = 2
     classifier: ClassifierConfig = ClassifierConfig()
     n_samples: Annotated[int, Field(strict=True, ge=10, le=100_000)] = 1000
 
@@ -270,6 +273,7 @@ class SampleEvaluation(Settings):
 class SemiSupervisedEvaluation(Settings):
     """Error of (transductive) support vector machines with few labels on E[z|x], of the former on z too."""
 
+    revision: Literal[2] = 2
     n_labels: Annotated[int, Field(strict=True, ge=20, le=50_000)] = 1000
     n_draws: Annotated[int, Field(strict=True, ge=1, le=100)] = 3
     n_unlabelled: Annotated[int, Field(strict=True, ge=0, le=60_000)] = 2000
@@ -294,7 +298,11 @@ class LikelihoodEvaluation(Settings):
     fit_steps : of the proposal, for each image.
     n_annealed, n_temperatures : how many of the test images are annealed too, from prior to posterior in how many
         steps. Costs about 40 n_temperatures gradients of the decoder for each image: for cheap decoders.
+    n_searched : how many of the test images are estimated again by fits that do not start from the encoder; 0 for none.
+        Costs about five times what the bound itself costs for these images.
     """
+
+    revision: Literal[2] = 2
 
     n_images: Annotated[int, Field(strict=True, ge=2, le=10_000)] = 100
     n_train_images: Annotated[int, Field(strict=True, ge=0, le=50_000)] = 0
@@ -302,6 +310,7 @@ class LikelihoodEvaluation(Settings):
     fit_steps: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 100
     n_annealed: Annotated[int, Field(strict=True, ge=0, le=10_000)] = 0
     n_temperatures: Annotated[int, Field(strict=True, ge=10, le=100_000)] = 300
+    n_searched: Annotated[int, Field(strict=True, ge=0, le=10_000)] = 20
 
 
 Evaluation = LatentEvaluation | SampleEvaluation | SemiSupervisedEvaluation | PosteriorEvaluation | LikelihoodEvaluation

@@ -19,8 +19,10 @@ from infovae.config import (
     SemiSupervisedEvaluation,
 )
 from infovae.data import ImageData, static_binarization
-from infovae.evaluation import PLANE, encode, evaluate
-from infovae.evaluation.samples import Classifier, sharpness
+from infovae.evaluation import evaluate
+from infovae.evaluation.images import encode, in_batches, see
+from infovae.evaluation.latent import PLANE
+from infovae.evaluation.samples import Classifier, expected_pixels, sharpness
 from infovae.model import Model, PixelModel, build_model
 from infovae.networks import Encoder, Gaussian, IndependentDecoder
 
@@ -103,7 +105,7 @@ def test_density_of_an_empty_code_is_the_priors(digits: ImageData) -> None:
 
 
 def test_means_have_a_sharpness_where_pixels_are_independent(digits: ImageData) -> None:
-    classifier = save({name: weight.contiguous() for name, weight in Classifier((8, 8)).state_dict().items()})
+    classifier = untrained_classifier()
     evaluation = SampleEvaluation.for_dataset("digits", 100)
     model = empty_model()
     with torch.no_grad():
@@ -118,6 +120,96 @@ def test_means_have_a_sharpness_where_pixels_are_independent(digits: ImageData) 
     assert (arrays["mean_samples"] == 0.5).all() and 0.4 < arrays["samples"].mean() < 0.6
     autoregressive, _ = evaluate(evaluation, tiny(), build_model(tiny(), (8, 8)).eval(), digits, CPU, classifier)
     assert "sharpness_samples" not in autoregressive
+
+
+def untrained_classifier() -> bytes:
+    torch.manual_seed(5)
+    return save({name: weight.contiguous() for name, weight in Classifier((8, 8), 10).state_dict().items()})
+
+
+def test_pictures_are_of_the_same_codes_whatever_objective_and_seed(digits: ImageData) -> None:
+    evaluation = SampleEvaluation.for_dataset("digits", 50)
+    model = build_model(tiny(), (8, 8)).eval()
+    first, second = (
+        evaluate(evaluation, tiny(objective=objective, seed=seed), model, digits, CPU, untrained_classifier())
+        for objective, seed in (("elbo", 0), ("mmd", 1))
+    )
+    assert first[0] != second[0]
+    assert first[1]["samples"].shape == (100, 1, 8, 8) and first[1]["originals"].shape == (50, 1, 8, 8)
+    for name in ("samples", "originals", "reconstructions"):
+        assert (first[1][name] == second[1][name]).all()
+    three = build_model(tiny(latent_dim=3), (8, 8)).eval()
+    _, arrays = evaluate(evaluation, tiny(latent_dim=3), three, digits, CPU, untrained_classifier())
+    assert (arrays["originals"] == first[1]["originals"]).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("decoder", ["pixelcnn", "dense"])
+def test_expected_pixels_are_those_from_which_the_image_was_sampled(decoder: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(tiny(decoder=decoder), (8, 8)).eval()
+    z, uniforms = torch.randn(30, 2), torch.rand(30, 1, 8, 8)
+    x = model.decoder.sample(z, uniforms)
+    assert torch.equal((uniforms < expected_pixels(model.decoder, x, z)).float(), x)
+
+
+def test_the_authors_classifier_is_given_probabilities(digits: ImageData) -> None:
+    """Every pixel is on with probability 1/2: bits give images of many kinds, probabilities one image, so one class."""
+    model = build_model(tiny(), (8, 8)).eval()
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            parameter.zero_()
+    evaluation = SampleEvaluation.for_dataset("digits", 400)
+    metrics, _ = evaluate(evaluation, tiny(), model, digits, CPU, untrained_classifier())
+    worst = 0.9 * math.log(2 * 400 + 10) - math.log(10)
+    assert metrics["class_cross_entropy_authors"] == pytest.approx(worst, abs=1 / 400)
+
+
+def test_real_images_are_smoothed_by_their_own_number(digits: ImageData) -> None:
+    """There are 497 test images, without a grey pixel here: asking for more samples changes nothing about them."""
+    black = dataclasses.replace(digits, test_images=255 * (digits.test_images > 127).to(torch.uint8))
+    model = build_model(tiny(decoder="dense"), (8, 8)).eval()
+    few, many = (
+        evaluate(
+            SampleEvaluation.for_dataset("digits", n), tiny(decoder="dense"), model, black, CPU, untrained_classifier()
+        )[0]["class_cross_entropy_real"]
+        for n in (497, 2000)
+    )
+    assert few == many > 0.01
+
+
+def test_codes_of_grey_training_images_are_measured_as_the_authors_do(digits: ImageData) -> None:
+    """A code that is the mean grey value, minus 1/4: binarised images would have another spread."""
+
+    class Mean(EmptyEncoder):
+        def forward(self, x: Tensor) -> Gaussian:
+            mu = x.flatten(1)[:, :2]
+            return Gaussian(mu, torch.full_like(mu, 0.1))
+
+    model = empty_model()
+    model.encoder = Mean()
+    metrics, _ = evaluate(LATENT, tiny(decoder="dense"), model, digits, CPU)
+    mu = digits.train_images[:400].flatten(1)[:, :2].double() / 255
+    covariance = mu.T.cov() + 0.01 * torch.eye(2)
+    assert metrics["log_det_cov_total_authors"] == pytest.approx(torch.logdet(covariance).item(), abs=1e-4)
+    assert metrics["squared_mmd_point_mass"] == pytest.approx(1 + 0.5 - 4 / 3)
+    assert 0 < metrics["squared_mmd_authors"] < 1
+
+
+def test_images_are_seen_as_the_run_saw_its_own(digits: ImageData) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, rows = digits.test_images, torch.tensor([3, 1])
+    dynamic = see(images, tiny(), "test", generator)
+    assert not torch.equal(dynamic, see(images, tiny(), "test", generator))
+    assert dynamic.mean().item() == pytest.approx(images.double().mean().item() / 255, abs=0.01)
+    static = see(images, tiny(binarization="static"), "test", generator)
+    assert torch.equal(static[rows], see(images, tiny(binarization="static"), "test", generator, rows))
+    assert not torch.equal(static[:100], see(images[:100], tiny(binarization="static"), "validation", generator))
+
+
+def test_a_function_in_batches_is_the_function() -> None:
+    a, b = torch.arange(7.0), torch.arange(7.0, 14.0)
+    assert torch.equal(in_batches(torch.mul, a, b, size=3), a * b)
 
 
 def test_pixels_have_neither_code_nor_samples(digits: ImageData) -> None:
@@ -299,3 +391,14 @@ def test_without_a_code_the_likelihood_is_exact(solvable: Solvable) -> None:
     assert metrics["nll_std_error"] == pytest.approx(float(exact.std()) / 30**0.5, rel=1e-5)
     assert math.isnan(metrics["ess_median"]) and math.isnan(metrics["ess_5pct"])
     assert "nll_annealed" not in metrics
+
+
+def test_search_elsewhere_is_reported_beside_the_bound(solvable: Solvable) -> None:
+    evaluation = LikelihoodEvaluation(n_images=20, n_draws=100, fit_steps=100, n_searched=10)
+    metrics, _ = evaluate(evaluation, static_run(), solvable.model, solvable.data, CPU)
+    first = float(solvable.nll(solvable.x_test(20))[:10].mean())
+    assert metrics["nll_searched"] == pytest.approx(first, abs=0.03)
+    assert abs(metrics["nll_missed"]) < 0.1 and 0 < metrics["nll_missed_std_error"] < 0.1
+    none = evaluation.model_copy(update={"n_searched": 0})
+    without, _ = evaluate(none, static_run(), solvable.model, solvable.data, CPU)
+    assert without["nll"] == metrics["nll"] and "nll_missed" not in without

@@ -11,16 +11,22 @@ from scipy.integrate import quad
 from scipy.stats import norm
 from torch import Tensor
 
+from infovae.divergences import squared_mmd_chunked
 from infovae.evaluation.latent import (
+    N_AUTHORS,
     active_units,
     log_det_covariance_per_dim,
+    marginal_kl,
+    measure_as_authors,
     mixture_density,
     mutual_information,
     mutual_information_cap,
     rate,
     reconstruction_nll,
+    reporting_kernel,
+    squared_mmd_point_mass,
 )
-from infovae.networks import Decoder
+from infovae.networks import Decoder, Gaussian
 
 WEIGHT = torch.tensor([[1.0, 0.5, 0.0], [-0.3, 0.2, 0.8]], dtype=torch.float64)
 NOISE = 0.4
@@ -152,6 +158,66 @@ def test_mutual_information_of_10_000_images_in_80_dimensions_is_cheap() -> None
     seconds = time.perf_counter() - start
     assert seconds < 10  # 1.5 measured on one core; the margin is for a busy machine
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_before < 500_000  # kB; the full matrix has 800,000
+
+
+# KL(q(z) || p(z)) where I(x;z) allows it
+
+
+@pytest.mark.parametrize(("d", "printed"), [(10, 1.87), (80, 2.26)])
+def test_marginal_kl_is_not_given_where_information_is_near_its_cap(d: int, printed: float) -> None:
+    """q(z) is the prior, the posteriors are narrow: the difference is the bias of I(x;z), not a divergence."""
+    std = 8**-0.5 if d == 10 else 1.3**-0.5
+    mu = math.sqrt(1 - std**2) * torch.randn(10_000, d, generator=generator(), dtype=torch.float64)
+    stds = torch.full_like(mu, std)
+    z = mu + std * torch.randn(mu.shape, generator=generator(1), dtype=torch.float64)
+    nats, information = rate(mu, stds), mutual_information(z, mu, stds)
+    assert information < mutual_information_cap(10_000) - 0.5  # what was once thought to be far enough
+    assert nats - information == pytest.approx(printed, abs=0.1)
+    assert math.isnan(marginal_kl(nats, information, mutual_information_cap(10_000)))
+
+
+def test_marginal_kl_is_nearly_unbiased_where_it_is_given() -> None:
+    std = 2.6**-0.5  # I(x;z) = 5 log 2.6 = 4.8 nats, just below 9.2 - 4
+    mu = math.sqrt(1 - std**2) * torch.randn(10_000, 10, generator=generator(), dtype=torch.float64)
+    stds = torch.full_like(mu, std)
+    z = mu + std * torch.randn(mu.shape, generator=generator(1), dtype=torch.float64)
+    nats, information = rate(mu, stds), mutual_information(z, mu, stds)
+    assert marginal_kl(nats, information, mutual_information_cap(10_000)) == pytest.approx(0, abs=0.13)
+
+
+# Levels of the squared MMD, and the authors' way of measuring
+
+
+@pytest.mark.parametrize(("d", "level"), [(20, 0.158), (40, 0.156), (80, 0.156)])
+def test_level_of_a_point_mass_is_that_of_codes_that_are_all_zero(d: int, level: float) -> None:
+    assert squared_mmd_point_mass(d) == pytest.approx(level, abs=5e-4)
+    prior = torch.randn(4000, d, generator=generator())
+    measured = squared_mmd_chunked(torch.zeros(4000, d), prior, reporting_kernel(d)).value
+    assert squared_mmd_point_mass(d) == pytest.approx(measured, abs=2e-3)
+
+
+@pytest.mark.parametrize(("d", "variance"), [(2, 1.0), (10, 0.7), (40, 1.0)])
+def test_authors_squared_mmd_is_the_expected_v_statistic_of_theirs(d: int, variance: float) -> None:
+    """In closed form for q(z) = N(0, v I): pairs within, pairs between, and k(0) = 1 once in 40,000 pairs of each."""
+    mu = math.sqrt(variance - 0.25) * torch.randn(6000, d, generator=generator())
+    found = measure_as_authors(Gaussian(mu, torch.full_like(mu, 0.5)), generator(1))
+
+    def expected_kernel(total: float) -> float:
+        return (1 + total / d) ** (-d / 2)
+
+    within, between = (expected_kernel(2 * variance), expected_kernel(2)), expected_kernel(1 + variance)
+    v_statistic = sum(k + (1 - k) / N_AUTHORS for k in within) - 2 * between
+    assert found["squared_mmd_authors"] == pytest.approx(v_statistic, abs=4e-4)
+    assert found["log_det_cov_total_authors"] == pytest.approx(d * math.log(variance), abs=0.3)
+
+
+def test_authors_squared_mmd_has_the_bias_of_their_sample_and_not_of_ours() -> None:
+    """Over many small samples of the prior: 2 (1 - E k) / 40,000, where their estimator on 100 codes reads 0.01."""
+    mu = torch.zeros(100, 10)
+    values = [measure_as_authors(Gaussian(mu, mu + 1), generator(seed))["squared_mmd_authors"] for seed in range(400)]
+    expected = 2 * (1 - (1 + 2 / 10) ** -5) / N_AUTHORS
+    mean, error = sum(values) / 400, torch.tensor(values).std().item() / 20
+    assert mean == pytest.approx(expected, abs=4 * error) and error < 3e-4
 
 
 # Density

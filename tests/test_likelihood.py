@@ -10,17 +10,14 @@ from scipy.stats import multivariate_t
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
+from infovae.evaluation.annealing import AnnealedEstimate, annealed_importance_sampling
 from infovae.evaluation.likelihood import (
-    DEGREES_OF_FREEDOM,
-    AnnealedEstimate,
-    Proposal,
-    annealed_importance_sampling,
     estimate_log_likelihood,
-    fit_proposal,
     importance_weighted_bound,
-    initial_proposal,
     powers_of_ten,
+    search_elsewhere,
 )
+from infovae.evaluation.proposal import DEGREES_OF_FREEDOM, Mixture, Proposal, fit_proposal, initial_proposal
 from infovae.networks import Decoder, Gaussian, IndependentDecoder
 
 
@@ -256,6 +253,73 @@ def test_bernoulli_decoder_with_two_codes_agrees_with_quadrature() -> None:
     gaps = estimate.log_p_x[1000] - exact
     assert float(gaps.max()) < 0.1
     assert float(gaps.mean()) == pytest.approx(0, abs=0.05)
+
+
+# Modes that the encoder does not know
+
+
+def test_a_mixture_has_the_mean_density_and_draws_from_each_component() -> None:
+    at = [Proposal(torch.full((2, 1), mu).double(), torch.full((2, 1, 1), 0.1).double()) for mu in (-1.0, 2.0)]
+    mixture = Mixture(tuple(at))
+    z = torch.linspace(-2, 3, 11).double().view(11, 1, 1).expand(11, 2, 1)
+    expected = (at[0].log_prob(z).exp() + at[1].log_prob(z).exp()) / 2
+    torch.testing.assert_close(mixture.log_prob(z).exp(), expected)
+    draws = mixture.sample(20_000, generator())
+    assert draws.shape == (20_000, 2, 1)
+    share_left = (draws < 0.5).double().mean((0, 2))
+    torch.testing.assert_close(share_left, torch.full((2,), 0.5).double(), atol=0.02, rtol=0)
+    assert not torch.equal(draws[:, 0] < 0.5, draws[:, 1] < 0.5)  # each image draws its own
+
+
+def test_a_mixture_of_the_posterior_and_others_is_exact(linear: Known) -> None:
+    wide = Proposal(torch.zeros_like(linear.posterior_mu), torch.eye(5).double().expand(50, 5, 5))
+    mixture = Mixture((linear.posterior(), wide))
+    estimate = importance_weighted_bound(linear.decoder, mixture, linear.x, generator(), (1000,), chunk=20)
+    assert linear.gap(estimate.log_p_x[1000]) == pytest.approx(0, abs=0.01)
+
+
+class Symmetric(Decoder):
+    """Logits that depend on |z| alone: of every posterior's modes there is a mirror image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 36), nn.Unflatten(1, (1, 6, 6)))
+        for parameter in self.body.parameters():
+            nn.init.normal_(parameter, std=0.8)
+
+    def forward(self, x: Tensor | None, z: Tensor) -> Tensor:
+        return self.body(z.abs())
+
+
+def test_the_search_reveals_a_mode_that_the_effective_sample_size_does_not() -> None:
+    """The encoder points to z > 0; the other half of each posterior lies at z < 0, a share of 1/2 where they part."""
+    decoder = Symmetric()
+    z_true = 1.0 + torch.rand(20, 1, generator=generator())
+    with torch.no_grad():
+        x = (torch.rand(20, 1, 6, 6, generator=generator(1)) < torch.sigmoid(decoder(None, z_true))).float()
+        grid = torch.linspace(-6, 6, 2001)[:, None]
+        logits = decoder(None, grid).flatten(1)
+        log_joint = (x.flatten(1) @ logits.T - nn.functional.softplus(logits).sum(1)).double()
+        exact = (log_joint - grid[:, 0].double().square() / 2 - math.log(2 * math.pi) / 2).logsumexp(1)
+        exact += math.log(12 / 2000)
+    q = Gaussian(z_true, torch.full((20, 1), 0.1))
+    estimate = estimate_log_likelihood(decoder, q, x, generator(), 100, 100, chunk=100)
+    assert isinstance(estimate.proposal, Proposal)
+    short = exact - estimate.log_p_x[100]
+    assert 0.2 < float(short.mean()) < math.log(2) + 0.05
+    assert float(estimate.effective_sample_size.median()) > 80  # of 100: all looks well
+    searched = search_elsewhere(decoder, estimate.proposal, x, generator(), 100, 100, chunk=100)
+    assert float((exact - searched).mean()) == pytest.approx(0, abs=0.03)
+    assert float((searched - estimate.log_p_x[100]).mean()) == pytest.approx(float(short.mean()), abs=0.05)
+
+
+def test_the_search_finds_nothing_where_there_is_one_mode(linear: Known) -> None:
+    known_to_the_encoder = linear.posterior()
+    searched = search_elsewhere(linear.decoder, known_to_the_encoder, linear.x, generator(), 100, 100, chunk=20)
+    bound = importance_weighted_bound(linear.decoder, known_to_the_encoder, linear.x, generator(), (100,))
+    assert linear.gap(searched) == pytest.approx(0, abs=0.03)
+    assert float((searched - bound.log_p_x[100]).mean()) == pytest.approx(0, abs=0.04)
 
 
 # Annealed importance sampling

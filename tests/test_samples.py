@@ -43,7 +43,7 @@ def test_class_distribution_counts() -> None:
 @pytest.mark.parametrize("labels", [[], [-1, 0], [0, 10]])
 def test_class_distribution_refuses_what_is_no_label(labels: list[int]) -> None:
     with pytest.raises(ValueError, match="labels"):
-        class_distribution(torch.tensor(labels, dtype=torch.long))
+        class_distribution(torch.tensor(labels, dtype=torch.long), n_classes=10)
 
 
 def test_class_cross_entropy_by_hand() -> None:
@@ -225,7 +225,21 @@ def test_labels_follow_from_features_and_not_from_the_batch(digits: ImageData, t
     assert torch.equal(trained.head(features).argmax(1), classify(trained, x))
     assert torch.allclose(extract_features(trained, x, batch_size=1), features, atol=1e-5)
     with pytest.raises(ValueError, match=r"\.eval\(\)"):
-        classify(Classifier((8, 8)), x)
+        classify(Classifier((8, 8), n_classes=10), x)
+
+
+def test_there_are_as_many_classes_as_labels(digits: ImageData) -> None:
+    few = digits.train_labels < 3
+    classifier = train_classifier(
+        digits.train_images[few],
+        digits.train_labels[few],
+        steps=2,
+        batch_size=9,
+        learning_rate=1e-3,
+        seed=0,
+        device=CPU,
+    )
+    assert classifier(binarize(digits.test_images[:5], generator())).shape == (5, 3)
 
 
 def test_training_depends_on_its_arguments_alone(digits: ImageData) -> None:
@@ -295,7 +309,7 @@ def test_drawn_shifts_are_uniform() -> None:
     ("change", "message"),
     [
         ({"labels": torch.zeros(9, dtype=torch.long)}, "label for each"),
-        ({"labels": torch.full((10,), 10)}, r"labels must lie in 0\.\.9"),
+        ({"labels": torch.full((10,), -1)}, r"labels must be 0 or more"),
         ({"batch_size": 1}, "batch_size"),
         ({"steps": 0}, "steps"),
         ({"images": torch.zeros(10, 7, 8, dtype=torch.uint8)}, "divisible by 4"),

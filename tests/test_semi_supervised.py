@@ -19,6 +19,7 @@ from infovae.evaluation.semi_supervised import (
     SvmSettings,
     choose_settings,
     draw_labelled,
+    peeking_errors,
     semi_supervised_errors,
     svm_error,
     transductive_svm_error,
@@ -293,3 +294,31 @@ def test_unlabelled_points_are_none_of_the_labelled_ones(monkeypatch: pytest.Mon
     assert [len(unlabelled) for _, unlabelled in seen] == [30, 80]
     for labelled, unlabelled in seen:
         assert len({*labelled, *unlabelled}) == len(labelled) + len(unlabelled)
+
+
+# --- the authors' machine
+
+
+def test_authors_error_is_the_least_test_error_of_machines_with_c_1() -> None:
+    labels, test_labels = balanced_labels(30), balanced_labels(30)
+    pool, test = identity_code(labels, 0.5, 0), identity_code(test_labels, 0.5, 1)
+    found = peeking_errors(pool, labels, test, test_labels, n_labels=60, n_draws=1, seed=4)
+    (draw_seed,) = map(int, np.random.SeedSequence(4).generate_state(1))
+    drawn = rng(draw_seed).choice(300, 60, replace=False)
+    assert len(set(np.bincount(labels[drawn], minlength=10))) > 1  # without regard to classes
+    scale = pool[drawn].var(axis=0).sum()
+    errors = [
+        float(np.mean(SVC(gamma=2.0**k / scale).fit(pool[drawn], labels[drawn]).predict(test) != test_labels))
+        for k in range(-4, 6)
+    ]
+    assert found["svm_error_authors"] == pytest.approx(min(errors), abs=1e-9)
+    assert min(errors) <= found["svm_error_rbf_sampled"] <= max(errors)
+
+
+def test_looking_at_test_labels_gains_on_noise_and_the_honest_choice_does_not() -> None:
+    """Codes without information: chance is 0.9, and the least of ten errors on 200 images lies a little below it."""
+    labels, test_labels = balanced_labels(100), balanced_labels(20)
+    noise, test_noise = rng(2).standard_normal((1000, 10)), rng(3).standard_normal((200, 10))
+    found = peeking_errors(noise, labels, test_noise, test_labels, n_labels=100, n_draws=10, seed=0)
+    assert found["svm_error_rbf_sampled"] == pytest.approx(0.9, abs=0.02)
+    assert found["svm_error_authors"] < found["svm_error_rbf_sampled"] - 0.008

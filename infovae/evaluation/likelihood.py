@@ -1,8 +1,7 @@
 """log p(x) of a trained decoder under z ~ p(z) = N(0, I), estimated from below (paper, table 1).
 
-Owns the two estimators: importance sampling with a proposal that is fitted to the frozen decoder, and annealed
-importance sampling, which needs no proposal and, on data simulated from the decoder, bounds log p(x) from above too.
-Refuses to own the model: of a decoder it uses `log_prob(x, z)` and its gradient in z, and never changes a parameter.
+Owns importance sampling with a proposal that is fitted to the frozen decoder, and its check by fits that do not start
+from the encoder. The proposals are those of `proposal`; `annealing` has another estimator.
 
 The encoder's q(z|x) enters as a starting point only. For a model that was not trained on the ELBO it is a poor
 approximation of p(z|x), and importance sampling from it measures that, not the decoder. And log E_q[p(x|z)] -
@@ -10,57 +9,101 @@ KL(q(z|x) || p(z)), which other replications report, is no bound: by Jensen's in
 q(z|x) = p(z|x) it exceeds log p(x) itself, by 1/2 - log(2)/2 = 0.15 nats for each latent dimension that x determines.
 """
 
+from __future__ import annotations
+
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from infovae.config import LikelihoodEvaluation, RunConfig
+from infovae.data import ImageData
 from infovae.divergences import standard_normal_log_prob
+from infovae.evaluation.annealing import annealed_importance_sampling
+from infovae.evaluation.images import Evaluated, Split, encode, in_batches, see, split_images
+from infovae.evaluation.latent import reconstruction_nll
+from infovae.evaluation.proposal import (
+    Mixture,
+    Proposal,
+    fit_proposal,
+    initial_proposal,
+    require_same_length,
+    standard_normal,
+)
+from infovae.model import Model
 from infovae.networks import Decoder, Gaussian
 
-DEGREES_OF_FREEDOM = 16
-"""nu of `Proposal`. Where p(z|x) is Gaussian and fitted exactly, the tails cost 0.06 nats at K = 1 in 5 dimensions and
-0.4 in 20; at K = 10 no more than 0.01."""
-TARGET_ACCEPTANCE = 0.65
-"""Of the Hamiltonian transitions; the optimum in many dimensions (Neal 2011)."""
+N_STARTS = 4
+"""Fits that do not start from the encoder. A mode whose basin holds half of the prior is missed by one image in 16."""
+START_STD = 0.3
+"""Of such a fit: wide enough for the gradient to see its surroundings."""
 
 
-class Proposal(NamedTuple):
-    """r(z|x): for each of n images a multivariate Student t, mu + scale_tril eps sqrt(nu / chi^2_nu), eps ~ N(0, I).
+def evaluate(
+    evaluation: LikelihoodEvaluation, config: RunConfig, model: Model, data: ImageData, generator: torch.Generator
+) -> Evaluated:
+    """Return negative bounds on log p(x), in nats per image: upper bounds on the truth, the lower the tighter.
 
-    Student t and not Gaussian: r has to cover the posterior's tails. Since p(x|z) <= 1 for discrete pixels and r decays
-    polynomially, the weights p(x|z) p(z) / r(z|x) are bounded wherever mu and scale_tril are, so that their variance is
-    finite. One chi^2 for all dimensions keeps the price low: for a Gaussian posterior in 80 dimensions the effective
-    sample size is still half the number of draws.
-
-    Attributes
-    ----------
-    mu : Tensor, shape (n, d)
-    scale_tril : Tensor, shape (n, d, d)
-        Lower triangular with positive diagonal.
+    `nll_K` has K draws of the fitted proposal, `nll` the most; `nll_std_error` is the standard error of `nll` as a mean
+    over a sample of images. The images are drawn by the run's seed: models of one seed are compared on the same ones,
+    and the spread over seeds contains that of the draw.
+    `ess_median` and `ess_5pct` are the effective sample size as a fraction of the draws, the median and the 5th
+    percentile over images. `nll_elbo` = -E_q[log p(x|z)] + `elbo_rate` needs no fit: the encoder's own q, one draw for
+    each image.
+    `nll_searched` is the bound of `search_elsewhere` on the first n_searched images, `nll_missed` by how much it is
+    tighter than `nll` of the very same images: what modes that the encoder does not know are worth, to be read against
+    the tolerance of a claim, with its standard error `nll_missed_std_error`.
+    `nll_annealed` stands beside `nll_annealed_reference`, which is `nll` of the very same images.
     """
+    chunk = 100 if generator.device.type == "cpu" else 5000
+    budget = {"n_draws": evaluation.n_draws, "fit_steps": evaluation.fit_steps, "chunk": chunk}
 
-    mu: Tensor
-    scale_tril: Tensor
+    def draw(split: Split, n_all: int, n: int) -> Tensor:
+        """Return n of the first n_all images (all if there are fewer), drawn by the run's seed."""
+        images = split_images(data, split)[0][:n_all]
+        rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))[:n]
+        return see(images, config, split, generator, rows)
 
-    def sample(self, n_draws: int, generator: torch.Generator) -> Tensor:
-        """Independent draws, shape (n_draws, n, d)."""
-        n, d = self.mu.shape
-        eps = _standard_normal((n_draws, n, d), generator, self.mu)
-        chi_squared = (
-            _standard_normal((n_draws, n, DEGREES_OF_FREEDOM), generator, self.mu).square().sum(2, keepdim=True)
+    x = draw("test", len(data.test_images), evaluation.n_images)
+    q = encode(model, x)
+    elbo_rate = float(q.kl().double().mean())
+    of_test = estimate_log_likelihood(model.decoder, q, x, generator, **budget)
+    nll = -of_test.log_p_x[evaluation.n_draws]
+    ess = of_test.effective_sample_size / evaluation.n_draws
+    metrics = {f"nll_{k}": -value for k, value in of_test.mean_log_p_x().items()} | {
+        "nll": float(nll.mean()),
+        "nll_std_error": _std_error(nll),
+        "ess_median": float(ess.median()),
+        "ess_5pct": float(ess.quantile(0.05)),
+        "nll_elbo": reconstruction_nll(model.decoder, x, q.sample(generator), chunk) + elbo_rate,
+        "elbo_rate": elbo_rate,
+    }
+    if evaluation.n_train_images:
+        x_train = draw("train", config.n_train, evaluation.n_train_images)
+        of_train = estimate_log_likelihood(model.decoder, encode(model, x_train), x_train, generator, **budget)
+        metrics["nll_train"] = -of_train.mean_log_p_x()[evaluation.n_draws]
+        metrics["nll_gap"] = metrics["nll"] - metrics["nll_train"]
+    if evaluation.n_annealed and config.latent_dim:
+        n = min(evaluation.n_annealed, len(x))
+        annealed = annealed_importance_sampling(
+            model.decoder, x[:n], config.latent_dim, generator, evaluation.n_temperatures
         )
-        eps = eps * (DEGREES_OF_FREEDOM / chi_squared).sqrt()
-        return self.mu + torch.einsum("nij,knj->kni", self.scale_tril, eps)
+        metrics["nll_annealed"] = -float(annealed.lower.mean())
+        metrics["nll_annealed_reference"] = float(nll[:n].mean())
+        metrics["annealed_acceptance"] = annealed.acceptance
+    if evaluation.n_searched and isinstance(of_test.proposal, Proposal):
+        n = min(evaluation.n_searched, len(x))
+        searched = -search_elsewhere(model.decoder, of_test.proposal.of_images(slice(n)), x[:n], generator, **budget)
+        metrics["nll_searched"] = float(searched.mean())
+        metrics["nll_missed"] = float((nll[:n] - searched).mean())
+        metrics["nll_missed_std_error"] = _std_error(nll[:n] - searched)
+    return metrics, {}
 
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density of z, shape (k, n, d), under each image's proposal: shape (k, n)."""
-        nu, d = DEGREES_OF_FREEDOM, self.mu.shape[1]
-        log_norm = math.lgamma((nu + d) / 2) - math.lgamma(nu / 2) - d / 2 * math.log(nu * math.pi)
-        log_det = self.scale_tril.diagonal(dim1=1, dim2=2).log().sum(1)
-        return log_norm - log_det - (nu + d) / 2 * torch.log1p(_squared_radius(self, z) / nu)
+
+def _std_error(values: Tensor) -> float:
+    return float(values.std() / len(values) ** 0.5)
 
 
 class LikelihoodEstimate(NamedTuple):
@@ -72,121 +115,18 @@ class LikelihoodEstimate(NamedTuple):
         A lower bound on log p(x) in expectation for each K, increasing in K in expectation.
     effective_sample_size : Tensor, shape (n,), float64
         (sum w)^2 / sum w^2 over all draws, from 1 to the largest K. Near 1, the bound rests on a single draw and more
-        draws would raise it.
+        draws would raise it. It cannot see a mode of the posterior that the proposal misses.
+    proposal : Proposal or None
+        From which the draws came; None where none were needed.
     """
 
     log_p_x: dict[int, Tensor]
     effective_sample_size: Tensor
+    proposal: Proposal | Mixture | None
 
     def mean_log_p_x(self) -> dict[int, float]:
         """K -> mean over images, in nats per image."""
         return {k: float(log_p_x.mean()) for k, log_p_x in self.log_p_x.items()}
-
-
-class AnnealedEstimate(NamedTuple):
-    """Stochastic bounds on log p(x) by annealing, in nats for each image.
-
-    Attributes
-    ----------
-    lower : Tensor, shape (n,), float64
-        At most log p(x) in expectation.
-    upper : Tensor, shape (n,), float64, or None
-        At least log p(x) in expectation; only where exact posterior samples were given.
-    acceptance : float
-        Mean acceptance probability of the Hamiltonian transitions; far below the target, the bounds are loose.
-    """
-
-    lower: Tensor
-    upper: Tensor | None
-    acceptance: float
-
-
-def initial_proposal(q_z_given_x: Gaussian) -> Proposal:
-    """The proposal with the location and scales of the encoder's q(z|x) for the n images."""
-    return Proposal(q_z_given_x.mu.detach().double(), q_z_given_x.std.detach().double().diag_embed())
-
-
-def fit_proposal(
-    decoder: Decoder,
-    initial: Proposal,
-    x: Tensor,
-    generator: torch.Generator,
-    steps: int = 200,
-    learning_rate: float = 0.1,
-    minimum_initial_scale: float = 0.05,
-    batch_size: int = 500,
-) -> Proposal:
-    """Fit r(z|x) to the posterior p(z|x) of the frozen decoder, for these images, by ascent on the ELBO.
-
-    Location and Cholesky factor are free parameters of each image (local variational inference). A fresh encoder,
-    trained with the decoder frozen, would have to be trained on other images and would leave its amortisation gap on
-    these ones, a different gap for each model and so a bias of the comparison; and a step here costs about three draws
-    of the bound, so that at K = 1,000 the fit is not the expense. The covariance is full: an uncorrelated r shrinks to
-    the narrow directions of a correlated posterior and misses the wide ones. The bound stays a bound whatever the fit,
-    since its draws are made afterwards.
-
-    What is fitted is the Gaussian; `Proposal` then puts heavier tails on it. Adam on one reparameterised draw for each
-    step, learning rate falling linearly to 0, with the gradient that holds r's parameters fixed inside log r (Roeder,
-    Wu and Duvenaud 2017): its noise vanishes as r approaches the posterior.
-
-    Parameters
-    ----------
-    initial : Proposal
-        Where to start: `initial_proposal` of the encoder's output.
-    x : Tensor, shape (n, 1, h, w)
-        The images to be evaluated, binarised as they will be.
-    generator : torch.Generator
-    steps, learning_rate
-        Gradient steps for every image; Adam's learning rate for mu and the log of the scales.
-    minimum_initial_scale
-        A floor for the starting scales. Posteriors of unregularised models are so narrow that the gradient sees a
-        point, and Adam would need hundreds of steps to widen them.
-    batch_size : int
-        Images fitted at the same time; bounds the memory.
-    """
-    _require_same_length(initial, x)
-    batches = zip(initial.mu.split(batch_size), initial.scale_tril.split(batch_size), x.split(batch_size), strict=True)
-    fitted = []
-    for mu, scale_tril, x_batch in batches:
-        scale = scale_tril.diagonal(dim1=1, dim2=2)
-        start = scale_tril.tril(-1) + scale.clamp(minimum_initial_scale, 1).diag_embed()
-        fitted.append(_fit_batch(decoder, Proposal(mu, start), x_batch, generator, steps, learning_rate))
-    return Proposal(*(torch.cat(parts) for parts in zip(*fitted, strict=True)))
-
-
-@torch.enable_grad()
-def _fit_batch(
-    decoder: Decoder, start: Proposal, x: Tensor, generator: torch.Generator, steps: int, learning_rate: float
-) -> Proposal:
-    d = start.mu.shape[1]
-    identity = torch.eye(d).to(start.mu)
-    start_scale = start.scale_tril.diagonal(dim1=1, dim2=2)
-    mu, log_scale = start.mu.clone().requires_grad_(), start_scale.log().requires_grad_()
-    # rows relative to their scale, so that one learning rate suits wide and narrow posteriors
-    below = (start.scale_tril.tril(-1) / start_scale.unsqueeze(2)).requires_grad_()
-    parameters = [mu, log_scale, below]
-
-    def proposal() -> Proposal:
-        return Proposal(mu, log_scale.exp().unsqueeze(2) * (below.tril(-1) + identity))
-
-    # A row has (d - 1) / 2 entries below the diagonal on average, and Adam gives each a step of its own whatever its
-    # gradient: with the common learning rate their sum drowns the scale, and in 20 dimensions the fit diverges.
-    groups: list[dict[str, Any]] = [{"params": [mu, log_scale]}, {"params": [below], "lr": learning_rate * 2 / d}]
-    # the gradient's scale changes by orders of magnitude within 200 steps: a memory of 1,000 steps would be too long
-    optimizer = torch.optim.Adam(groups, lr=learning_rate, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, total_iters=steps)
-    for _ in range(steps):
-        r = proposal()
-        z = r.mu + torch.einsum("nij,nj->ni", r.scale_tril, _standard_normal(r.mu.shape, generator, r.mu))
-        # the other terms of log r do not depend on z, and its own parameters are held fixed
-        log_r = -_squared_radius(Proposal(*(part.detach() for part in r)), z.unsqueeze(0))[0] / 2
-        negative_elbo = (log_r - standard_normal_log_prob(z) - decoder.log_prob(x, z.to(x.dtype))).sum()
-        # grad, not backward: the decoder's own .grad stays as it was
-        for parameter, gradient in zip(parameters, torch.autograd.grad(negative_elbo, parameters), strict=True):
-            parameter.grad = gradient
-        optimizer.step()
-        schedule.step()
-    return Proposal(*(part.detach() for part in proposal()))
 
 
 @torch.no_grad()
@@ -219,9 +159,8 @@ def estimate_log_likelihood(
     """
     n_samples = powers_of_ten(n_draws)
     if q_z_given_x.mu.shape[1] == 0:
-        batches = zip(x.split(chunk), q_z_given_x.mu.split(chunk), strict=True)
-        exact = torch.cat([decoder.log_prob(x_batch, no_code).double() for x_batch, no_code in batches])
-        return LikelihoodEstimate(dict.fromkeys(n_samples, exact), torch.full_like(exact, math.nan))
+        exact = in_batches(decoder.log_prob, x, q_z_given_x.mu, size=chunk).double()
+        return LikelihoodEstimate(dict.fromkeys(n_samples, exact), torch.full_like(exact, math.nan), None)
     start = initial_proposal(q_z_given_x)
     proposal = fit_proposal(decoder, start, x, generator, steps=fit_steps, batch_size=chunk)
     return importance_weighted_bound(decoder, proposal, x, generator, n_samples, chunk)
@@ -235,7 +174,7 @@ def powers_of_ten(largest: int) -> tuple[int, ...]:
 @torch.no_grad()
 def importance_weighted_bound(
     decoder: Decoder,
-    proposal: Proposal,
+    proposal: Proposal | Mixture,
     x: Tensor,
     generator: torch.Generator,
     n_samples: Sequence[int] = (1, 10, 100, 1000),
@@ -250,7 +189,7 @@ def importance_weighted_bound(
 
     Parameters
     ----------
-    proposal : Proposal
+    proposal : Proposal or Mixture
         For exactly these images.
     x : Tensor, shape (n, 1, h, w)
     generator : torch.Generator
@@ -262,22 +201,27 @@ def importance_weighted_bound(
     largest = max(n_samples)
     if min(n_samples) < 1 or any(largest % k for k in n_samples):
         raise ValueError(f"n_samples={tuple(n_samples)}: each must be positive and divide the largest, {largest}")
-    _require_same_length(proposal, x)
-    batches = zip(proposal.mu.split(chunk), proposal.scale_tril.split(chunk), x.split(chunk), strict=True)
-    log_w = [_log_weights(decoder, Proposal(mu, tril), part, generator, largest, chunk) for mu, tril, part in batches]
-    return _estimate(torch.cat(log_w, 1), n_samples)
+    require_same_length(proposal, x)
+    rows = [slice(first, first + chunk) for first in range(0, len(x), chunk)]
+    log_w = [_log_weights(decoder, proposal.of_images(part), x[part], generator, largest, chunk) for part in rows]
+    return _estimate(torch.cat(log_w, 1), n_samples, proposal)
 
 
-def _estimate(log_w: Tensor, n_samples: Sequence[int]) -> LikelihoodEstimate:
+def _estimate(log_w: Tensor, n_samples: Sequence[int], proposal: Proposal | Mixture) -> LikelihoodEstimate:
     """Bounds and effective sample size from log-weights of shape (draws, n)."""
-    largest = len(log_w)
-    log_p_x = {k: _log_mean_exp(log_w.view(largest // k, k, -1), 1).mean(0) for k in n_samples}
+    groups = {k: log_w.view(len(log_w) // k, k, -1) for k in n_samples}
+    log_p_x = {k: (group.logsumexp(1) - math.log(k)).mean(0) for k, group in groups.items()}
     effective_sample_size = (2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp()
-    return LikelihoodEstimate(log_p_x, effective_sample_size)
+    return LikelihoodEstimate(log_p_x, effective_sample_size, proposal)
 
 
 def _log_weights(
-    decoder: Decoder, proposal: Proposal, x: Tensor, generator: torch.Generator, n_draws: int, chunk: int
+    decoder: Decoder,
+    proposal: Proposal | Mixture,
+    x: Tensor,
+    generator: torch.Generator,
+    n_draws: int,
+    chunk: int,
 ) -> Tensor:
     """log p(x|z) + log p(z) - log r(z|x) for n_draws draws, shape (n_draws, n), float64."""
     n = len(x)
@@ -292,145 +236,31 @@ def _log_weights(
     return torch.cat(log_w)
 
 
-def annealed_importance_sampling(
+@torch.no_grad()
+def search_elsewhere(
     decoder: Decoder,
+    proposal: Proposal,
     x: Tensor,
-    latent_dim: int,
     generator: torch.Generator,
-    n_temperatures: int = 1000,
-    n_chains: int = 10,
-    n_leapfrog: int = 2,
-    posterior_sample: Tensor | None = None,
-) -> AnnealedEstimate:
-    """Bounds on log p(x) by annealed importance sampling (Neal 2001) from the prior to the posterior.
+    n_draws: int,
+    fit_steps: int,
+    chunk: int,
+) -> Tensor:
+    """Return a bound on log p(x), (n,), whose proposal has also looked where the encoder does not point.
 
-    The path is p_t(z) ~ p(z) p(x|z)^beta_t, beta a sigmoid from 0 to 1, with one Hamiltonian transition for each
-    temperature, as in Wu, Burda, Salakhutdinov and Grosse (2017). Needs about 2 n_temperatures n_chains n_leapfrog
-    gradients of the decoder for each image, the pilot run included: for cheap decoders, and for checking
-    `importance_weighted_bound`.
-
-    The step size of each temperature and image is adapted in a pilot run of its own and then held fixed: adapted on
-    the way it would depend on the chain's past, the transitions would not leave p_t invariant, and the bounds be void.
+    A mixture of the given proposal with `N_STARTS` others, fitted as it was but started at draws of the prior; weighted
+    by the mixture's density, the draws of all of them make one bound (a defensive mixture: Owen and Zhou 2000). A mode
+    of p(z|x) that holds a share s of the posterior, is missed by the encoder and found by a fit, raises it by
+    -log(1 - s). It says nothing of a mode that no fit finds.
 
     Parameters
     ----------
-    x : Tensor, shape (n, 1, h, w)
-    latent_dim : int
-    generator : torch.Generator
-    n_temperatures : int
-        Number of steps from 0 to 1. The gap of the bounds falls as 1 / n_temperatures once the chains mix.
-    n_chains : int
-        Independent chains for each image, whose weights are averaged.
-    n_leapfrog : int
-        Gradients in each transition. At equal cost more temperatures gave tighter bounds than longer transitions.
-    posterior_sample : Tensor, shape (n, d), optional
-        An exact draw of p(z|x) for each image: the z from which x was simulated with this decoder. Starts the reverse
-        chains of bidirectional Monte Carlo (Grosse, Ghahramani and Adams 2015), which give the upper bound. The draws
-        of an encoder are not exact, and the result would be no bound.
+    proposal : fitted from the encoder's q(z|x), for these images.
+    n_draws : for each component.
     """
-    n = len(x)
-    x_chains = x.repeat(n_chains, *[1] * (x.ndim - 1))
-    ramp = torch.linspace(-4, 4, n_temperatures + 1, dtype=torch.float64).sigmoid()
-    betas = ((ramp - ramp[0]) / (ramp[-1] - ramp[0])).tolist()
-
-    @torch.enable_grad()
-    def at(z: Tensor) -> _Position:
-        z = z.detach().requires_grad_()
-        log_likelihood = decoder.log_prob(x_chains, z)
-        gradient = torch.autograd.grad(log_likelihood.sum(), z)[0]
-        return _Position(z.detach(), log_likelihood.detach(), gradient)
-
-    def prior_sample() -> _Position:
-        return at(_standard_normal((n_chains * n, latent_dim), generator, x))
-
-    step_sizes = torch.ones(n_temperatures, n).to(x)  # the scale of the prior, where the chains start
-
-    def transition(position: _Position, t: int) -> tuple[_Position, Tensor]:
-        return _hamiltonian_step(at, position, betas[t], step_sizes[t - 1].repeat(n_chains), n_leapfrog, generator)
-
-    position = prior_sample()
-    for t in range(1, n_temperatures + 1):
-        step_sizes[t - 1] = step_sizes[max(t - 2, 0)]
-        position, acceptance = transition(position, t)
-        step_sizes[t - 1] *= (0.5 * (acceptance.view(n_chains, n).mean(0) - TARGET_ACCEPTANCE)).exp()
-
-    position, log_w, acceptances = prior_sample(), torch.zeros(len(x_chains), dtype=torch.float64, device=x.device), []
-    for t in range(1, n_temperatures + 1):
-        log_w += (betas[t] - betas[t - 1]) * position.log_likelihood.double()
-        position, acceptance = transition(position, t)
-        acceptances.append(float(acceptance.mean()))
-    lower = _log_mean_exp(log_w.view(n_chains, n), 0)
-    if posterior_sample is None:
-        return AnnealedEstimate(lower, None, sum(acceptances) / n_temperatures)
-
-    position, log_w = at(posterior_sample.to(x).repeat(n_chains, 1)), torch.zeros_like(log_w)
-    for t in range(n_temperatures, 0, -1):
-        position, _ = transition(position, t)
-        log_w += (betas[t] - betas[t - 1]) * position.log_likelihood.double()
-    upper = -_log_mean_exp(-log_w.view(n_chains, n), 0)
-    return AnnealedEstimate(lower, upper, sum(acceptances) / n_temperatures)
-
-
-class _Position(NamedTuple):
-    """Where the chains are, z (n, d), with log p(x|z) (n,) and its gradient in z: kept, never computed twice."""
-
-    z: Tensor
-    log_likelihood: Tensor
-    gradient: Tensor
-
-
-def _hamiltonian_step(
-    at: Callable[[Tensor], _Position],
-    position: _Position,
-    beta: float,
-    step_size: Tensor,
-    n_leapfrog: int,
-    generator: torch.Generator,
-) -> tuple[_Position, Tensor]:
-    """One Hamiltonian Monte Carlo transition that leaves p(z) p(x|z)^beta invariant; unit mass, step_size (n,).
-
-    Returns the next position and the acceptance probability, shape (n,).
-    """
-
-    def energy(of: _Position, momentum: Tensor) -> Tensor:
-        return momentum.square().sum(1) / 2 - standard_normal_log_prob(of.z) - beta * of.log_likelihood
-
-    def force(of: _Position) -> Tensor:
-        return beta * of.gradient - of.z
-
-    step = step_size.unsqueeze(1)
-    momentum = _standard_normal(position.z.shape, generator, position.z)
-    start, proposed = energy(position, momentum), position
-    for _ in range(n_leapfrog):
-        momentum = momentum + step / 2 * force(proposed)
-        proposed = at(proposed.z + step * momentum)
-        momentum = momentum + step / 2 * force(proposed)
-    # a trajectory that diverges has energy inf or nan: rejected
-    acceptance = (start - energy(proposed, momentum)).clamp(max=0).exp().nan_to_num(0)
-    uniform = torch.rand(acceptance.shape, generator=generator, device=generator.device).to(acceptance)
-    accepted = uniform < acceptance
-    chosen = (
-        torch.where(accepted.view(-1, *[1] * (new.ndim - 1)), new, old)
-        for new, old in zip(proposed, position, strict=True)
-    )
-    return _Position(*chosen), acceptance
-
-
-def _standard_normal(shape: Sequence[int], generator: torch.Generator, like: Tensor) -> Tensor:
-    """Drawn where the generator lives: with one on the CPU the numbers are the same whatever the model's device."""
-    return torch.randn(shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
-
-
-def _squared_radius(proposal: Proposal, z: Tensor) -> Tensor:
-    """|scale_tril^-1 (z - mu)|^2 for z of shape (k, n, d): shape (k, n)."""
-    difference = (z - proposal.mu).permute(1, 2, 0)  # (n, d, k): one triangular solve for each image
-    return torch.linalg.solve_triangular(proposal.scale_tril, difference, upper=False).square().sum(1).T
-
-
-def _require_same_length(proposal: Proposal, x: Tensor) -> None:
-    if len(proposal.mu) != len(x):
-        raise ValueError(f"a proposal for {len(proposal.mu)} images, but {len(x)} images: pass the same images to both")
-
-
-def _log_mean_exp(log_w: Tensor, dim: int) -> Tensor:
-    return log_w.logsumexp(dim) - math.log(log_w.shape[dim])
+    n, d = proposal.mu.shape
+    scale_tril = torch.full((n, d), START_STD).to(proposal.mu).diag_embed()
+    starts = [Proposal(standard_normal((n, d), generator, proposal.mu), scale_tril) for _ in range(N_STARTS)]
+    others = [fit_proposal(decoder, start, x, generator, steps=fit_steps, batch_size=chunk) for start in starts]
+    k = n_draws * (N_STARTS + 1)
+    return importance_weighted_bound(decoder, Mixture((proposal, *others)), x, generator, (k,), chunk).log_p_x[k]

@@ -13,7 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from infovae.config import PosteriorEvaluation
 from infovae.divergences import standard_normal_log_prob
+from infovae.evaluation.images import Evaluated
 from infovae.model import Model
 from infovae.networks import Gaussian
 
@@ -47,6 +49,12 @@ class Densities(NamedTuple):
     def log_p_z(self) -> Tensor:
         """The prior."""
         return standard_normal_log_prob(self.z[:, None])
+
+
+def evaluate(evaluation: PosteriorEvaluation, model: Model) -> Evaluated:
+    """Return the toy's exact metrics and the densities for its figure."""
+    metrics = posterior_metrics(model, evaluation.z_max, evaluation.n_grid)
+    return metrics, {name: tensor.float().numpy() for name, tensor in posterior_densities(model).items()}
 
 
 @torch.no_grad()

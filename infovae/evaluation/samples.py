@@ -1,22 +1,33 @@
 """How good generated images are: a classifier of binarised images, and one function per number reported on samples.
 
 Owns the classifier (its network, its training, its labels and features), the distribution of classes among samples, the
-Frechet distance between features, and the sharpness of reconstructions. Refuses to own how images are generated, and
-which images are compared: every number here means something only beside the same number for real images.
+Frechet distance between features, and the sharpness of reconstructions. Refuses to own how images are generated. Every
+number here means something only beside the same number for real images.
+
+The classifier has seen binary images alone. Grey samples, of models of grey images, are binarised before it sees them,
+as real images are: pixel by pixel, on with the probability of their grey value.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from infovae.data import binarize
+from infovae.config import RunConfig, SampleEvaluation
+from infovae.data import ImageData, binarize
+from infovae.evaluation.images import Evaluated, grey, in_batches, see
+from infovae.model import Model
+from infovae.networks import Decoder, IndependentDecoder
 
-N_CLASSES = 10
+N_PICTURES, N_RECONSTRUCTED = 100, 50
+"""Samples and reconstructions kept to be looked at."""
+SAMPLED_AT_ONCE = 1000
+
 PSEUDO_COUNT = 0.5
 """Added to the count of every generated class: Jeffreys' prior, which defines the logarithm of a class never seen."""
 
@@ -24,8 +35,111 @@ N_REPORTS = 25
 """Calls of `progress` during training: the only points at which the host waits for the device."""
 
 
+def evaluate(
+    evaluation: SampleEvaluation,
+    config: RunConfig,
+    model: Model,
+    data: ImageData,
+    generator: torch.Generator,
+    weights: bytes,
+) -> Evaluated:
+    """Return the classes, the features and the sharpness of n_samples generated images, and some to be looked at.
+
+    What ends in `_real` is the same number of real images: of the first n_samples test images (all there are if fewer),
+    or for the Frechet distance, whose other side are the test images, of validation images.
+
+    `class_cross_entropy_authors` is that of the authors' code: c uniform, and the classifier is not given a sampled
+    image but the probability of each of its pixels given those sampled before it. DEVIATION: the classifier is ours,
+    trained on binary images, theirs was trained on grey ones; and zero counts are smoothed.
+
+    The pictures are drawn by a generator of their own with one seed: the models of a latent dimension have the same z,
+    the same originals and the same uniforms, whatever their objective and seed.
+    """
+    classifier = load_classifier(weights, data).to(generator.device)
+    n, device = evaluation.n_samples, generator.device
+    z = torch.randn(n, model.latent_dim, generator=generator, device=device)
+    uniforms = torch.rand(n, 1, *data.test_images.shape[1:], generator=generator, device=device)
+    generated = in_batches(model.decoder.sample, z, uniforms, size=SAMPLED_AT_ONCE)
+    means = in_batches(lambda x, z: expected_pixels(model.decoder, x, z), generated, z, size=SAMPLED_AT_ONCE)
+    if is_grey(config):
+        generated = _binarize_grey(generated, generator)
+
+    x = binarize(data.test_images.to(device), generator)
+    others = binarize(data.validation_images[:n].to(device), generator)
+    classes = {"generated": classify(classifier, generated), "test": classify(classifier, x)}
+    features = {
+        name: extract_features(classifier, images)
+        for name, images in {"generated": generated, "test": x, "real": others}.items()
+    }
+    true = class_distribution(data.train_labels, classifier.n_classes)
+    uniform = torch.full_like(true, 1 / len(true))
+
+    def cross_entropy(c: Tensor, found: Tensor) -> float:
+        return class_cross_entropy(c, class_distribution(found, classifier.n_classes), len(found))
+
+    metrics = {
+        "class_cross_entropy": cross_entropy(true, classes["generated"]),
+        "class_cross_entropy_real": cross_entropy(true, classes["test"][:n]),
+        "class_cross_entropy_authors": cross_entropy(uniform, classify(classifier, means)),
+        "frechet_distance": frechet_distance(features["generated"], features["test"]),
+        "frechet_distance_real": frechet_distance(features["real"], features["test"]),
+        "classifier_accuracy": (classes["test"].cpu() == data.test_labels).double().mean().item(),
+    }
+    arrays = draw_pictures(config, model, data, device)
+    if isinstance(model.decoder, IndependentDecoder) and not is_grey(config):
+        codes = in_batches(lambda x: model.encoder(x).sample(generator), x[:n], size=SAMPLED_AT_ONCE)
+        real = grey(data.test_images[:n].to(device))
+        metrics |= {
+            "sharpness_samples": sharpness(means),
+            "sharpness_reconstructions": sharpness(in_batches(model.decoder.mean, codes, size=SAMPLED_AT_ONCE)),
+            "sharpness_real": sharpness(real),
+        }
+        # what is left to the binarisation when the grey image itself is the mean: no reconstruction can do better
+        metrics["reconstruction_nll_real"] = (1 - metrics["sharpness_real"]) * math.log(2) * real[0].numel()
+    return metrics, arrays
+
+
+def draw_pictures(config: RunConfig, model: Model, data: ImageData, device: torch.device) -> dict[str, Any]:
+    """Return `samples`, `originals` and their `reconstructions` by one draw of z, arrays (n, 1, H, W).
+
+    0 or 1, uint8; in [0, 1] for models of grey images. A decoder of independent pixels also has `mean_samples` and
+    `mean_reconstructions`, E[x|z].
+    """
+    generator = torch.Generator(device).manual_seed(0)
+    originals = see(data.test_images[:N_RECONSTRUCTED], config, "test", generator)
+    uniforms = torch.rand(N_PICTURES, 1, *data.test_images.shape[1:], generator=generator, device=device)
+    z = torch.randn(N_PICTURES, model.latent_dim, generator=generator, device=device)
+    codes = model.encoder(originals).sample(generator)
+    pictures = {
+        "samples": model.decoder.sample(z, uniforms),
+        "originals": originals,
+        "reconstructions": model.decoder.sample(codes, uniforms[: len(codes)]),
+    }
+    if not is_grey(config):
+        pictures = {name: images.to(torch.uint8) for name, images in pictures.items()}
+    if isinstance(model.decoder, IndependentDecoder):
+        pictures |= {"mean_samples": model.decoder.mean(z[:N_RECONSTRUCTED])}
+        pictures |= {"mean_reconstructions": model.decoder.mean(codes)}
+    return {name: images.cpu().numpy() for name, images in pictures.items()}
+
+
+def expected_pixels(decoder: Decoder, x: Tensor, z: Tensor) -> Tensor:
+    """Return the expected value of every pixel of x given z and, of an autoregressive decoder, the pixels before it."""
+    return decoder.mean(z) if isinstance(decoder, IndependentDecoder) else torch.sigmoid(decoder(x, z))
+
+
+def load_classifier(weights: bytes, data: ImageData) -> Classifier:
+    """Return the classifier of these weights, a safetensors file, in evaluation mode."""
+    from safetensors.torch import load
+
+    tensors = load(weights)
+    classifier = Classifier((data.test_images.shape[1], data.test_images.shape[2]), len(tensors["head.bias"]))
+    classifier.load_state_dict(tensors)
+    return classifier.eval()
+
+
 class Classifier(nn.Module):
-    """A convolutional classifier of binary images, (n, 1, H, W) to 10 logits, with 127,000 weights at 28x28.
+    """A convolutional classifier of binary images, (n, 1, H, W) to n_classes logits; 127,000 weights at 28x28.
 
     Parameters
     ----------
@@ -34,7 +148,7 @@ class Classifier(nn.Module):
 
     n_features = 64
 
-    def __init__(self, image_shape: tuple[int, int]) -> None:
+    def __init__(self, image_shape: tuple[int, int], n_classes: int) -> None:
         super().__init__()
         if any(size % 4 or size < 8 for size in image_shape):
             raise ValueError(f"the classifier needs image sides divisible by 4 and at least 8, got {image_shape}")
@@ -47,11 +161,12 @@ class Classifier(nn.Module):
             *(nn.Conv2d(32, 64, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.Flatten()),
             *(nn.Linear(64 * (height // stride // 2 - 2) * (width // stride // 2 - 2), self.n_features), nn.ReLU()),
         )
-        self.head = nn.Linear(self.n_features, N_CLASSES)
+        self.n_classes = n_classes
+        self.head = nn.Linear(self.n_features, n_classes)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster on a CPU
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits of the classes, (n, 10)."""
+        """Return the logits of the classes, (n, n_classes)."""
         return self.head(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:
@@ -79,7 +194,7 @@ def train_classifier(
     Parameters
     ----------
     images, labels : Tensor
-        Grey values, uint8, (n, H, W), and classes 0 to 9, int64, (n,).
+        Grey values, uint8, (n, H, W), and classes 0 to n_classes - 1, int64, (n,); the largest label decides.
     batch_size : at least 2; n if that is smaller.
     progress
         Called about `N_REPORTS` times with the number of steps done and the batch's mean cross-entropy in nats.
@@ -95,7 +210,7 @@ def train_classifier(
     generator = torch.Generator(device).manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        classifier = Classifier((images.shape[1], images.shape[2])).to(device)
+        classifier = Classifier((images.shape[1], images.shape[2]), int(labels.max()) + 1).to(device)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=learning_rate, fused=True)
     windows, labels = _shifted_windows(images.to(device)), labels.to(device)
 
@@ -116,17 +231,17 @@ def classify(classifier: Classifier, x: Tensor, batch_size: int = 1000) -> Tenso
     """Return the most probable class of each image (n, 1, H, W): int64, (n,)."""
     _require_evaluation_mode(classifier)
     with torch.no_grad():
-        return torch.cat([classifier(batch).argmax(1) for batch in x.split(batch_size)])
+        return in_batches(classifier, x, size=batch_size).argmax(1)
 
 
 def extract_features(classifier: Classifier, x: Tensor, batch_size: int = 1000) -> Tensor:
     """Return the classifier's features of images (n, 1, H, W): (n, 64), at least 0, the input of its last layer."""
     _require_evaluation_mode(classifier)
     with torch.no_grad():
-        return torch.cat([classifier.features(batch) for batch in x.split(batch_size)])
+        return in_batches(classifier.features, x, size=batch_size)
 
 
-def class_distribution(labels: Tensor, n_classes: int = N_CLASSES) -> Tensor:
+def class_distribution(labels: Tensor, n_classes: int) -> Tensor:
     """Return the frequency of each class among labels (n,): float64, (n_classes,), on the CPU, summing to 1.
 
     Raises
@@ -223,10 +338,19 @@ def sharpness(images: Tensor) -> float:
 def _check_training_set(images: Tensor, labels: Tensor, steps: int, batch_size: int) -> None:
     if len(images) != len(labels) or len(images) < 2:
         raise ValueError(f"need a label for each of at least 2 images, got {len(images)} images, {len(labels)} labels")
-    if not 0 <= int(labels.min()) <= int(labels.max()) < N_CLASSES:
-        raise ValueError(f"labels must lie in 0..{N_CLASSES - 1}, got {int(labels.min())} to {int(labels.max())}")
+    if int(labels.min()) < 0:
+        raise ValueError(f"labels must be 0 or more, got {int(labels.min())} to {int(labels.max())}")
     if steps < 1 or batch_size < 2:
         raise ValueError(f"steps must be at least 1 and batch_size at least 2, got {steps} and {batch_size}")
+
+
+def is_grey(config: RunConfig) -> bool:
+    """Return whether the run is a model of grey images."""
+    return str(config.binarization) == "none"
+
+
+def _binarize_grey(x: Tensor, generator: torch.Generator) -> Tensor:
+    return binarize((255 * x).round().to(torch.uint8).squeeze(1), generator)
 
 
 def _require_evaluation_mode(classifier: Classifier) -> None:
