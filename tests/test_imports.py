@@ -9,7 +9,19 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "infovae"
 LAYERS = [
     ["labels"],
-    ["config", "parsers", "sources", "data", "networks", "pixelcnn", "scalar", "model", "divergences", "adversarial"],
+    [
+        "config",
+        "parsers",
+        "sources",
+        "data",
+        "networks",
+        "pixelcnn",
+        "gated_pixelcnn",
+        "scalar",
+        "model",
+        "divergences",
+        "adversarial",
+    ],
     ["objective"],
     ["training", "evaluation"],
     ["checkpoint"],
