@@ -4,7 +4,7 @@ import ast
 import re
 import sys
 import tomllib
-from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
+from importlib.metadata import PackageNotFoundError, distributions, packages_distributions, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -62,6 +62,19 @@ def test_everything_installed_for_the_project_is_what_the_constraints_say() -> N
     ours = {name: found for name, found in installed.items() if not ACCELERATOR.match(name)}
     unlike = {name: f"{found} instead of {PINS.get(name)}" for name, found in ours.items() if found != PINS.get(name)}
     assert not unlike, "make install brings the pinned releases"
+
+
+def test_every_pin_runs_on_the_oldest_python_that_is_declared() -> None:
+    """Debian 12 has 3.11.2: a pin that asks for 3.11.5 cannot be installed there."""
+    oldest = PROJECT["requires-python"].removeprefix(">=") + ".0"
+    refused = {}
+    for distribution in distributions():
+        needed = distribution.metadata["Requires-Python"] or ""
+        name = canonicalize_name(distribution.metadata["Name"])
+        if name in PINS and not SpecifierSet(needed).contains(oldest):
+            refused[name] = needed
+    assert not refused
+    assert len(PINS) > 100 and SpecifierSet(">=3.11").contains(oldest)
 
 
 def test_conda_environment_installs_the_same_pins() -> None:
