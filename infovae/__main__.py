@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import multiprocessing
 import os
@@ -13,7 +14,7 @@ from typing import get_args
 
 import click
 
-from infovae.config import Dataset, ParameterError, unknown_name
+from infovae.config import PROJECT_ROOT, Dataset, ParameterError, unknown_name
 
 POLITE_SECONDS = 6
 """How long clusters, kernels and staging folders have for their own end before this process is ended at once."""
@@ -59,7 +60,8 @@ class Group(click.Group):
         """Run a command; turn the errors that have a cure into one line."""
         from infovae.store import StoreError
 
-        handled = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        handled = [n for n in numbers if signal.getsignal(n) != signal.SIG_IGN]
         before = {number: signal.signal(number, stop) for number in handled}
         try:
             return super().invoke(ctx)
@@ -69,7 +71,8 @@ class Group(click.Group):
             if isinstance(error, click.exceptions.Exit | BrokenPipeError):
                 raise
             logging.getLogger("infovae").debug("traceback", exc_info=True)
-            raise click.ClickException(f"{type(error).__name__}: {error}") from error
+            ours = type(error).__module__.startswith("infovae.")  # whose messages are whole sentences
+            raise click.ClickException(str(error) if ours else f"{type(error).__name__}: {error}") from error
         except KeyboardInterrupt as interrupt:
             say_stopped()
             sys.exit(128 + next(iter(interrupt.args), signal.SIGINT))
@@ -82,6 +85,14 @@ class Group(click.Group):
 @click.option("-v", "--verbose", is_flag=True, help="Say more of what is done.")
 def main(verbose: bool) -> None:
     """Reproduce InfoVAE: Balancing Learning and Inference in Variational Autoencoders."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding gets \\u03bb for a lambda
+    if not (PROJECT_ROOT / "notebooks").is_dir():
+        where = "notebooks and profiles lie beside the package, in its repository"
+        raise click.ClickException(f"{where}: clone it and run `make` there, not the copy in {PROJECT_ROOT}")
+    if os.path.expanduser("~") == "~":
+        raise click.ClickException("this user has no home folder: set HOME to a folder that can be written")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("infovae").setLevel(logging.DEBUG if verbose else logging.INFO)
 
@@ -175,6 +186,14 @@ def report(profile: str) -> None:
     click.echo(work.display(folder / "index.html"))
     if problems:
         raise click.ClickException("\n".join(problems))
+
+
+@main.command()
+def lab() -> None:
+    """Open the notebooks in JupyterLab; what is saved there keeps its cells, not its outputs."""
+    from infovae.lab import start
+
+    start()
 
 
 if __name__ == "__main__":

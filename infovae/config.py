@@ -89,6 +89,10 @@ def divergence_weight(alpha: float, lambda_: float) -> float:
 class ParameterError(ValueError):
     """A parameter that was refused; its message names the parameter, its value, what is allowed, the closest name."""
 
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows in a notebook: the message, and no traceback through our code."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class Settings(BaseModel):
     """Frozen, validated settings; unknown names are refused."""

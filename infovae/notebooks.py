@@ -1,27 +1,37 @@
 """Executes notebooks and publishes what they produce. The only importer of papermill.
 
-A notebook runs in a staging folder; only when its own finished table is there do its files replace the published
-ones, each atomically, the executed notebook last. What failed or was killed is kept as `notebook.failed.ipynb`.
+A notebook runs in a staging folder, in a kernel that reads nothing of the user's own settings; only when its own
+finished table is there do its files replace the published ones, each atomically, the executed notebook last. What
+failed or was killed is kept as `notebook.failed.ipynb`. A folder belongs to one command at a time.
 """
 
 from __future__ import annotations
 
+import fcntl
+import json
 import logging
+import os
 import re
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from infovae.config import PROJECT_ROOT, project_path
 from infovae.experiments import Experiment
 from infovae.site import render_notebook
-from infovae.store import StoreError, write_atomically
+from infovae.store import StoreError, to_json, write_atomically
 
 log = logging.getLogger(__name__)
 
 SOURCE = PROJECT_ROOT / "notebooks"
 REPORT_NOTEBOOK = "07_report"
+MANIFEST = ".published.json"
+"""Names the files of a folder that were published there: the next publication replaces or removes these alone."""
+FAILED = "notebook.failed.ipynb"
 
 
 class NotebookError(RuntimeError):
@@ -54,22 +64,56 @@ def execute(notebook: str, parameters: dict[str, Any], folder: Path, proof: str)
         When it failed; what was published before stays as it was.
     """
     make_folder(folder)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".staging-") as staging_name:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".staging-") as staging_name, isolated():
         staging = Path(staging_name)
         executed = staging / "notebook.ipynb"
         reason = _run(SOURCE / f"{notebook}.ipynb", executed, {**parameters, "output_folder": str(staging)})
         if not reason and not (staging / proof).is_file():
             reason = f"it ended without writing {proof}: its kernel died or timed out"
         if reason:
-            failed = folder / "notebook.failed.ipynb"
             if not executed.is_file():
                 raise NotebookError(f"notebook {notebook} failed: {reason}")
-            executed.replace(failed)
-            raise NotebookError(f"notebook {notebook} failed: {reason}; see {failed}")
+            executed.replace(folder / FAILED)
+            raise NotebookError(f"notebook {notebook} failed: {reason}; see {folder / FAILED}")
         _clean(executed, staging)
         write_atomically(staging / "notebook.html", render_notebook(executed).encode())
         _publish(staging, folder)
     return folder / "notebook.ipynb"
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keep other commands out of a folder; on entry, remove the staging folders that a killed one left in it.
+
+    The lock is the system's, so that it ends with this process, however that ends; its file names the process.
+
+    Raises
+    ------
+    StoreError
+        When the folder cannot be written, or while another process holds it.
+    """
+    make_folder(folder)
+    path = folder / ".lock"
+    while True:
+        with path.open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                owner = f"process {file.read() or 'of unknown number'}"
+                raise StoreError(f"{owner} is writing to {folder}: wait for its end, or stop it") from None
+            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                continue  # its holder removed it between our opening and our locking
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            for leftover in folder.glob("**/.staging-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
 
 
 def make_folder(folder: Path, variable: str = "INFOVAE_RESULTS") -> None:
@@ -81,6 +125,52 @@ def make_folder(folder: Path, variable: str = "INFOVAE_RESULTS") -> None:
     except OSError as error:
         reason = f"cannot write to {folder}: {error.strerror or error}"
         raise StoreError(f"{reason}. Set {variable} to a folder that can be written") from error
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for a while."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def folder_variables() -> dict[str, str]:
+    """Return the folders that the user named by environment variables, absolute: a kernel works in another one."""
+    names = ("INFOVAE_STORE", "INFOVAE_RESULTS", "INFOVAE_DATA", "INFOVAE_CACHE")
+    return {name: os.path.abspath(os.path.expanduser(os.environ[name])) for name in names if os.environ.get(name)}
+
+
+@contextmanager
+def isolated() -> Iterator[None]:
+    """Keep the user's settings of Jupyter, IPython and matplotlib out of this process and its kernels for a while."""
+    import matplotlib
+
+    matplotlib.get_configdir()  # where none can be written it makes one for this process and its kernels
+    kinds = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime"}
+    with tempfile.TemporaryDirectory(prefix="infovae-") as private:
+        folders = {name: f"{private}/{kind}" for name, kind in {**kinds, "IPYTHONDIR": "ipython"}.items()}
+        nothing = dict.fromkeys(("JUPYTER_PATH", "JUPYTER_CONFIG_PATH", "PYTHONSTARTUP"), "")
+        style = {"MATPLOTLIBRC": f"{matplotlib.get_data_path()}/matplotlibrc"}  # the one that sets nothing
+        with environment({**folder_variables(), **folders, **nothing, **style}):
+            yield
+
+
+def _own_kernel() -> type[Any]:
+    """Return a kernel manager that starts the running interpreter's kernel, whatever "python3" is to Jupyter."""
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    class OwnKernelManager(AsyncKernelManager):
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            return KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"])
+
+    return OwnKernelManager
 
 
 def _run(source: Path, target: Path, parameters: dict[str, Any]) -> str:
@@ -97,7 +187,7 @@ def _run(source: Path, target: Path, parameters: dict[str, Any]) -> str:
     try:
         papermill.execute_notebook(
             str(source), str(target), parameters, kernel_name="python3", iopub_timeout=60, progress_bar=False,
-            cwd=str(PROJECT_ROOT), log_output=False,
+            cwd=str(PROJECT_ROOT), log_output=False, kernel_manager_class=_own_kernel(),
             extra_arguments=["--IPKernelApp.log_level=40"],  # its note on unencrypted loopback is for shared machines
         )  # fmt: skip
     except PapermillExecutionError as error:
@@ -108,7 +198,7 @@ def _run(source: Path, target: Path, parameters: dict[str, Any]) -> str:
 
 
 def _clean(executed: Path, staging: Path) -> None:
-    """Take out of an executed notebook what differs from run to run or names this machine's folders."""
+    """Take out of an executed notebook what differs from run to run or tells where it ran."""
     import nbformat
 
     notebook = nbformat.read(executed, as_version=4)
@@ -117,23 +207,37 @@ def _clean(executed: Path, staging: Path) -> None:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
         if "injected-parameters" in cell.metadata.get("tags", []):
-            cell.source, cell.id = cell.source.replace(f'"{staging}"', '""'), "injected-parameters"
-        for data in [output["data"] for output in cell.get("outputs", []) if "data" in output]:
-            if "text/plain" in data:
-                data["text/plain"] = re.sub(r" at 0x[0-9a-f]+", "", data["text/plain"])  # where an object stood
+            cell.source = re.sub("(?m)^output_folder = .*$", 'output_folder = ""', cell.source)
+            cell.id = "injected-parameters"
+        for output in cell.get("outputs", []):
+            for holder, kind in [(output, "text"), (output.get("data", {}), "text/plain")]:
+                if kind in holder:
+                    holder[kind] = _forget_places(holder[kind], staging)
     write_atomically(executed, nbformat.writes(notebook).encode())
 
 
+def _forget_places(text: str, staging: Path) -> str:
+    """Take addresses in memory, a cell's temporary file and the folders of this machine out of what was printed."""
+    text = re.sub(r" at 0x[0-9a-f]+|\S*/ipykernel_\d+/\d+\.py:", "", text)
+    for folder, name in ((staging, "."), (PROJECT_ROOT, "."), (Path(sys.prefix), "python")):
+        text = text.replace(str(folder), name)
+    return text
+
+
 def _publish(staging: Path, folder: Path) -> None:
+    """Replace the publication before; files that others put there stay."""
     names = sorted((path.name for path in staging.iterdir()), key=lambda name: (name == "notebook.ipynb", name))
-    for stale in {path.name for path in folder.iterdir() if not path.name.startswith(".")} - set(names):
-        if Path(stale).suffix in {".png", ".csv", ".md", ".tex", ".ipynb", ".html"}:
-            (folder / stale).unlink()
+    for stale in {FAILED, *_published(folder)} - set(names):
+        (folder / stale).unlink(missing_ok=True)
+    write_atomically(folder / MANIFEST, to_json(names) + b"\n")
     for name in names:
         (staging / name).replace(folder / name)
 
 
-def clean_staging(root: Path) -> None:
-    """Remove the staging folders that a killed process left behind."""
-    for leftover in root.glob("**/.staging-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+def _published(folder: Path) -> list[str]:
+    """Return the names in a folder's manifest; none if there is none that can be read."""
+    try:
+        names = json.loads((folder / MANIFEST).read_bytes())
+        return [name for name in names if Path(name).name == name and (folder / name).is_file()]
+    except (OSError, ValueError, RecursionError, TypeError):
+        return []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import re
 import time
@@ -92,34 +91,43 @@ def reproduce(profile: str, folder: Path) -> list[str]:
 
     Runs that the store holds are not trained again. The report is made last, from the published runs.csv files.
     """
-    from infovae.notebooks import NotebookError, execute_experiment
+    from infovae.notebooks import hold
     from infovae.store import Store
     from infovae.sweep import merge, plan, sweep
 
     experiments = load_profile(profile)
-    prepare(folder)
-    store = Store()
-    start = time.perf_counter()
-    wanted = {name: [*experiment.grid(), *experiment.drawn()] for name, experiment in experiments.items()}
-    needed = {name: set(plan(merge(tasks), store)) for name, tasks in wanted.items()}
-    problems: list[str] = []
+    check_settings()
+    with hold(folder):
+        store = Store()
+        start = time.perf_counter()
+        wanted = {name: [*experiment.grid(), *experiment.drawn()] for name, experiment in experiments.items()}
+        needed = {name: set(plan(merge(tasks), store)) for name, tasks in wanted.items()}
+        problems: list[str] = []
 
-    def publish_ready(open_jobs: set[str]) -> None:
-        for name in [name for name, jobs in needed.items() if jobs.isdisjoint(open_jobs)]:
-            del needed[name]
-            try:
-                notebook = execute_experiment(experiments[name], folder / name)
-                log.info("%s: %s (after %.0f s)", name, display(notebook), time.perf_counter() - start)
-            except NotebookError as error:
-                problems.append(str(error))
-                log.error("%s", error)
+        def publish_ready(open_jobs: set[str]) -> None:
+            for name in [name for name, jobs in needed.items() if jobs.isdisjoint(open_jobs)]:
+                del needed[name]
+                problems.extend(_publish_experiment(experiments[name], folder, start))
 
-    # by experiment, so that the first notebook can be read while the others still train
-    tasks = [task._replace(rank=i) for i, found in enumerate(wanted.values()) for task in found]
-    runs = sweep(tasks, store, publish_ready)
-    problems += describe_failures(runs)
-    write_environment(folder)
-    return problems + report(profile, folder)
+        # by experiment, so that the first notebook can be read while the others still train
+        tasks = [task._replace(rank=i) for i, found in enumerate(wanted.values()) for task in found]
+        runs = sweep(tasks, store, publish_ready)
+        problems += describe_failures(runs)
+        write_environment(folder)
+        return problems + _write_report(profile, folder)
+
+
+def _publish_experiment(experiment: Experiment, folder: Path, start: float) -> list[str]:
+    """Execute and publish the notebook of an experiment; return what went wrong."""
+    from infovae.notebooks import NotebookError, execute_experiment
+
+    try:
+        notebook = execute_experiment(experiment, folder / experiment.name)
+    except NotebookError as error:
+        log.error("%s", error)
+        return [str(error)]
+    log.info("%s: %s (after %.0f s)", experiment.name, display(notebook), time.perf_counter() - start)
+    return []
 
 
 def report(profile: str, folder: Path) -> list[str]:
@@ -134,16 +142,25 @@ def report(profile: str, folder: Path) -> list[str]:
     ParameterError
         When the folder holds no results, or damaged ones.
     """
-    from infovae.notebooks import REPORT_NOTEBOOK, NotebookError, execute
-    from infovae.report import require_published, write_report
+    from infovae.notebooks import hold
+    from infovae.report import require_published
 
     require_published(profile, folder)  # refuse before a kernel starts
+    with hold(folder):
+        return _write_report(profile, folder)
+
+
+def _write_report(profile: str, folder: Path) -> list[str]:
+    from infovae.notebooks import REPORT_NOTEBOOK, NotebookError, execute, isolated
+    from infovae.report import write_report
+
     problems = []
     try:
         execute(REPORT_NOTEBOOK, {"profile": profile}, folder / "report", proof="claims.csv")
     except NotebookError as error:
         problems.append(str(error))
-    write_report(profile, folder)  # last: it links every page to the index
+    with isolated():
+        write_report(profile, folder)  # last: it links every page to the index
     return problems
 
 
@@ -156,33 +173,29 @@ def verify(profile: str) -> tuple[list[Comparison], list[str]]:
     """
     import tempfile
 
-    from infovae.notebooks import results_root
+    from infovae.notebooks import environment, results_root
     from infovae.verify import compare
 
     committed = results_root() / profile
     if not (committed / "claims.csv").is_file():
         raise ParameterError(f"{committed} holds no results to compare with: run `make reproduce PROFILE={profile}`")
     with tempfile.TemporaryDirectory(prefix="infovae-verify-") as folder:
-        stores = {"INFOVAE_STORE": f"{folder}/store", "INFOVAE_RESULTS": f"{folder}/results"}
-        before = {name: os.environ.get(name) for name in stores}
-        os.environ.update(stores)  # the notebooks' kernels inherit them
-        try:
-            problems = reproduce(profile, Path(folder) / "results" / profile)
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
-        return compare(committed, Path(folder) / "results" / profile), problems
+        reproduced = Path(folder) / "results" / profile
+        with environment({"INFOVAE_STORE": f"{folder}/store", "INFOVAE_RESULTS": f"{folder}/results"}):
+            problems = reproduce(profile, reproduced)
+        return compare(committed, reproduced), problems
 
 
 def run_experiment(name: str, parameters: dict[str, Any], folder: Path) -> tuple[Path, list[str]]:
     """Run one experiment with new parameters into `folder`; return its executed notebook and what went wrong."""
-    from infovae.notebooks import execute_experiment
+    from infovae.notebooks import execute_experiment, hold
     from infovae.sweep import sweep
 
     experiment = make_experiment(name, parameters)
-    prepare(folder)
-    runs = sweep([*experiment.grid(), *experiment.drawn()])
-    return execute_experiment(experiment, folder), describe_failures(runs)
+    check_settings()
+    with hold(folder):
+        runs = sweep([*experiment.grid(), *experiment.drawn()])
+        return execute_experiment(experiment, folder), describe_failures(runs)
 
 
 def describe_failures(runs: pd.DataFrame) -> list[str]:
@@ -191,17 +204,17 @@ def describe_failures(runs: pd.DataFrame) -> list[str]:
     return [f"run {run.run_id} ({getattr(run, 'objective', 'pixels')}) {run.status}" for run in failed.itertuples()]
 
 
-def prepare(folder: Path) -> None:
-    """Make the folders of results and store, or refuse now what would fail after hours of training.
+def check_settings() -> None:
+    """Refuse now what would fail after hours of training.
 
     Raises
     ------
     ParameterError
         When INFOVAE_DEVICE, INFOVAE_COMPILE or INFOVAE_WORKERS cannot be used.
     StoreError
-        When a folder cannot be written.
+        When the store cannot be written.
     """
-    from infovae.notebooks import clean_staging, make_folder
+    from infovae.notebooks import make_folder
     from infovae.store import Store
     from infovae.sweep import count_workers
     from infovae.training import choose_device, compiles
@@ -210,8 +223,6 @@ def prepare(folder: Path) -> None:
     compiles()
     count_workers()
     make_folder(Store().root, "INFOVAE_STORE")
-    make_folder(folder, "INFOVAE_RESULTS")
-    clean_staging(folder)
 
 
 def write_environment(folder: Path) -> None:

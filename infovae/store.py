@@ -13,11 +13,12 @@ Only the driver writes here; workers hand their results back over the wire.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -185,25 +186,22 @@ def write_atomically(path: Path, content: bytes) -> None:
     StoreError
         When the folder cannot be written, for instance on a full disk; the old file stays as it was.
     """
-    temporary = None
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
+        with temporary.open("xb") as file:  # its mode is what the user's umask says
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
         temporary.replace(path)
-    except BaseException as error:
-        if temporary:
-            temporary.unlink(missing_ok=True)
-        if not isinstance(error, OSError):  # an interrupt
-            raise
+    except OSError as error:
         reason = f"cannot write {path}: {error.strerror or error}"
         raise StoreError(
             f"{reason}. Finished runs are kept; free the disk or set INFOVAE_STORE, then run again"
         ) from error
+    finally:
+        with contextlib.suppress(OSError):  # its folder is none
+            temporary.unlink(missing_ok=True)
 
 
 def _sha256(content: bytes) -> str:

@@ -28,7 +28,7 @@ LAYERS = [
     ["store", "worker", "sweep"],
     ["experiments"],
     ["figures", "verdicts", "claims", "site", "tables", "ledger", "report", "verify"],
-    ["notebooks"],
+    ["notebooks", "lab"],
     ["reproduce"],
     ["__main__"],
 ]

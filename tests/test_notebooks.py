@@ -3,25 +3,32 @@
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from jupyter_server.services.contents.largefilemanager import LargeFileManager
 from test_site import check
 
-from infovae import notebooks, reproduce
+from infovae import lab, notebooks
 from infovae.__main__ import main
 from infovae.config import PROJECT_ROOT
 from infovae.experiments import MODULES, make_experiment
-from infovae.notebooks import NotebookError, clean_staging, execute
+from infovae.notebooks import NotebookError, execute, hold
 from infovae.report import load_published, write_report
 from infovae.reproduce import load_profile
+from infovae.store import StoreError
 
 SOURCES = sorted((PROJECT_ROOT / "notebooks").glob("*.ipynb"))
 
@@ -123,7 +130,7 @@ def test_failed_run_is_said_and_in_the_exit_status(tmp_path: Path, monkeypatch: 
     (tmp_path / "custom" / "latent_usage").mkdir(parents=True)
     (tmp_path / "custom" / "latent_usage" / "table.md").write_text("the table")
     monkeypatch.setenv("INFOVAE_RESULTS", str(tmp_path))
-    monkeypatch.setattr(reproduce, "prepare", lambda folder: None)
+    monkeypatch.setenv("INFOVAE_STORE", str(tmp_path / "store"))
     monkeypatch.setattr("infovae.sweep.sweep", lambda tasks: runs)
     monkeypatch.setattr("infovae.notebooks.execute_experiment", lambda experiment, folder: folder / "notebook.ipynb")
     result = CliRunner().invoke(main, ["run", "latent_usage", "-p", "dataset=digits n_train=500"])
@@ -233,40 +240,250 @@ def test_source_notebooks_are_short_and_clean(source: Path) -> None:
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
 
 
-def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> Path:
-    """A folder with a published notebook, and a source notebook that goes wrong."""
-    sources = tmp_path / "sources"
-    sources.mkdir()
-    cell = nbformat.v4.new_code_cell("output_folder = ''", metadata={"tags": ["parameters"]})
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    notebook = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell(source)], metadata=kernel)
-    nbformat.write(notebook, sources / "bad.ipynb")
-    monkeypatch.setattr(notebooks, "SOURCE", sources)
-    folder = tmp_path / "published"
-    folder.mkdir()
-    (folder / "notebook.ipynb").write_text("old")
-    return folder
+@pytest.fixture
+def execute_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., nbformat.NotebookNode]:
+    """Executes a notebook of one cell and publishes it in a folder, by default the test's own `published`."""
+
+    def run(source: str, folder: Path | None = None, proof: str = "table.csv") -> nbformat.NotebookNode:
+        sources, folder = tmp_path / "sources", folder or tmp_path / "published"
+        sources.mkdir(exist_ok=True)
+        cell = nbformat.v4.new_code_cell("output_folder = ''", metadata={"tags": ["parameters"]}, id="parameters")
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        code = nbformat.v4.new_code_cell(source, id="code")
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell, code], metadata=kernel), sources / "one.ipynb")
+        monkeypatch.setattr(notebooks, "SOURCE", sources)
+        return nbformat.read(execute("one", {}, folder, proof=proof), as_version=4)
+
+    return run
+
+
+WRITE = "from pathlib import Path\nfor name in {names}: (Path(output_folder) / name).write_text('new')\n"
 
 
 @pytest.mark.parametrize(
     ("source", "reason"),
-    [("1 / 0", "ZeroDivisionError"), ("x = 1", "without writing"), ("import os; os._exit(1)", "bad failed")],
+    [("1 / 0", "ZeroDivisionError"), ("x = 1", "without writing"), ("import os; os._exit(1)", "one failed")],
 )
 def test_failed_notebook_leaves_the_published_one_in_place(
-    source: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: str, reason: str, tmp_path: Path, execute_cell: Callable[..., nbformat.NotebookNode]
 ) -> None:
-    folder = broken(tmp_path, monkeypatch, source)
+    folder = tmp_path / "published"
+    folder.mkdir()
+    (folder / "notebook.ipynb").write_text("old")
     with pytest.raises(NotebookError, match=reason):
-        execute("bad", {}, folder, proof="table.csv")
+        execute_cell(source)
     assert (folder / "notebook.ipynb").read_text() == "old"
     assert {path.name for path in folder.iterdir()} == {"notebook.ipynb", "notebook.failed.ipynb"}
 
 
-def test_what_a_kill_left_behind_is_removed(tmp_path: Path) -> None:
-    (tmp_path / "a" / ".staging-x").mkdir(parents=True)
-    (tmp_path / "a" / "notebook.ipynb").touch()
-    clean_staging(tmp_path)
-    assert [path.name for path in (tmp_path / "a").iterdir()] == ["notebook.ipynb"]
+def test_publishing_removes_what_was_published_before_and_nothing_else(
+    tmp_path: Path, execute_cell: Callable[..., nbformat.NotebookNode]
+) -> None:
+    folder = tmp_path / "published"
+    folder.mkdir()
+    own = ["notes.md", "my_analysis.ipynb", "extra.csv", "photo.png"]
+    for name in [*own, "notebook.failed.ipynb"]:
+        (folder / name).write_text("own")
+    execute_cell(WRITE.format(names=["table.csv", "old.png"]))
+    execute_cell(WRITE.format(names=["table.csv", "new.png"]))
+    made = ["table.csv", "new.png", "notebook.ipynb", "notebook.html", notebooks.MANIFEST]
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*own, *made])
+    assert {(folder / name).read_text() for name in own} == {"own"}
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_every_published_file_has_the_mode_that_the_umask_says(
+    umask: int, tmp_path: Path, execute_cell: Callable[..., nbformat.NotebookNode]
+) -> None:
+    before = os.umask(umask)
+    try:
+        execute_cell(WRITE.format(names=["table.csv"]))
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "published").iterdir()}
+    assert len(modes) == 4 and set(modes.values()) == {0o666 & ~umask}
+
+
+def test_what_is_published_tells_nothing_of_where_it_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, execute_cell: Callable[..., nbformat.NotebookNode]
+) -> None:
+    """In a folder with an accent, by a user whose home cannot be written, and who has settings of his own."""
+    source = WRITE.format(names=["table.csv"]) + (
+        "import sys, warnings, matplotlib.pyplot as plt\nwarnings.warn('careful')\n"
+        "print(output_folder, sys.prefix, object())\nplt.plot([1, 2]);"
+    )
+    execute_cell(source, folder=tmp_path / "plain")
+    first = {path.name: path.read_bytes() for path in (tmp_path / "plain").iterdir()}
+    monkeypatch.setenv("HOME", "/proc")
+    for name in ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "IPYTHONDIR"):
+        monkeypatch.delenv(name, raising=False)
+    execute_cell(source, folder=tmp_path / "r\u00e9sultats \U0001d4e9")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "r\u00e9sultats \U0001d4e9").iterdir()} == first
+    told = first["notebook.ipynb"].decode()
+    assert not [place for place in (tmp_path, PROJECT_ROOT, sys.prefix, "/tmp") if str(place) in told]
+    assert "careful" in told
+
+
+def test_the_users_own_settings_stay_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, execute_cell: Callable[..., nbformat.NotebookNode]
+) -> None:
+    """Neither matplotlib's nor IPython's nor Jupyter's; a kernel called python3 of another environment is not ours."""
+    home = tmp_path / "home"
+    spec = '{"argv": ["/nowhere/python", "-f", "{connection_file}"], "language": "python", "display_name": "theirs"}'
+    files = {
+        ".config/matplotlib/matplotlibrc": "image.origin: lower",
+        ".ipython/profile_default/startup/dark.py": "import matplotlib as m; m.rcParams['axes.facecolor'] = 'black'",
+        ".ipython/profile_default/ipython_config.py": "get_config().InteractiveShellApp.exec_lines = ['1 / 0']",
+        "startup.py": "1 / 0",
+        ".local/share/jupyter/kernels/python3/kernel.json": spec,
+        "elsewhere/kernels/python3/kernel.json": spec,
+        ".local/share/jupyter/nbconvert/templates/lab/base.html.j2": "theirs",
+    }
+    for name, text in files.items():
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(text)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("JUPYTER_PATH", str(home / "elsewhere"))
+    monkeypatch.setenv("PYTHONSTARTUP", str(home / "startup.py"))
+    for name in ("MPLCONFIGDIR", "MATPLOTLIBRC", "XDG_CONFIG_HOME", "IPYTHONDIR", "JUPYTER_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    source = "import matplotlib as m; print(m.rcParams['image.origin'], m.rcParams['axes.facecolor'])"
+    notebook = execute_cell(WRITE.format(names=["table.csv"]) + source)
+    assert [output.get("text") for output in notebook.cells[-1].outputs] == ["upper white\n"]
+    assert (tmp_path / "published/notebook.html").read_text() != "theirs"
+
+
+@pytest.mark.parametrize("variable", ["INFOVAE_STORE", "INFOVAE_RESULTS", "INFOVAE_DATA", "INFOVAE_CACHE"])
+def test_a_relative_folder_is_the_same_one_in_a_kernel(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, execute_cell: Callable[..., nbformat.NotebookNode]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(variable, "here/é")
+    source = f"import os; (Path(output_folder) / 'told').write_text(os.environ['{variable}'])"
+    execute_cell(WRITE.format(names=["table.csv"]) + source)
+    assert (tmp_path / "published/told").read_text() == str(tmp_path / "here/é")
+    assert os.environ[variable] == "here/é"
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from infovae.notebooks import hold
+from infovae.store import StoreError
+folder = Path(sys.argv[1])
+"""
+WAIT = (
+    HOLD
+    + """
+with hold(folder):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+)
+COMPETE = (
+    HOLD
+    + """
+for _ in range(300):
+    try:
+        with hold(folder):
+            (folder / "inside").touch(exist_ok=False)
+            (folder / "inside").unlink()
+    except StoreError:
+        pass
+"""
+)
+
+
+def test_a_folder_belongs_to_one_command_at_a_time(tmp_path: Path) -> None:
+    """While the first one lives, the second is refused and its staging folder stays; once it is gone, they go too."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WAIT, str(tmp_path)], cwd=PROJECT_ROOT, stdout=subprocess.PIPE
+    ) as first:
+        try:
+            assert first.stdout and first.stdout.readline() == b"held\n"
+            (tmp_path / "a/.staging-x").mkdir(parents=True)
+            for _ in range(2):
+                with pytest.raises(StoreError, match=f"^process {first.pid} is writing to {tmp_path}: [^\\n]*$"):
+                    hold(tmp_path).__enter__()
+            assert (tmp_path / "a/.staging-x").is_dir()
+        finally:
+            first.kill()
+    assert (tmp_path / ".lock").read_text() == str(first.pid)
+    with hold(tmp_path):
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+        assert not (tmp_path / "a/.staging-x").exists()
+        with pytest.raises(StoreError, match=f"process {os.getpid()} is writing"), hold(tmp_path):
+            pass
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_of_many_commands_at_once_one_holds_the_folder(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", COMPETE, str(tmp_path)]
+    processes = [subprocess.Popen(command, cwd=PROJECT_ROOT) for _ in range(3)]
+    assert [process.wait() for process in processes] == [0] * 3
+
+
+def contents_manager(root: Path) -> LargeFileManager:
+    """JupyterLab's own contents manager, with the settings that its command line gives it."""
+    options = dict(word.removeprefix("--").split("=", 1) for word in lab.command()[3:] if "=" in word)
+    assert options["ServerApp.root_dir"] == str(root)
+    return LargeFileManager(root_dir=str(root), pre_save_hook=options["ContentsManager.pre_save_hook"])
+
+
+def run_all(content: dict[str, Any]) -> None:
+    """Leave in a notebook what JupyterLab does when every cell is run."""
+    for number, cell in enumerate(content["cells"]):
+        cell["metadata"] |= {"trusted": True, "scrolled": True, "execution": {"iopub.status.busy": "2026"}}
+        if cell["cell_type"] == "code":
+            cell["execution_count"] = number + 1
+            cell["outputs"] = [nbformat.v4.new_output("stream", text="much")]
+    content["metadata"]["kernelspec"]["display_name"] = "Python 3 (ipykernel)"
+    content["metadata"]["language_info"] = {"name": "python", "version": "3.11.2"}
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_saving_in_jupyterlab_keeps_a_source_notebook_clean(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notebooks").mkdir()
+    copy = shutil.copy(source, tmp_path / "notebooks" / source.name)
+    shutil.copy(source, tmp_path / "notebooks" / "01_first.ipynb")
+    monkeypatch.setattr(lab, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(lab, "SOURCE", tmp_path / "notebooks")
+    contents = contents_manager(tmp_path)
+    model = contents.get(f"notebooks/{source.name}")
+    run_all(model["content"])
+    contents.save(model, f"notebooks/{source.name}")
+    assert Path(copy).read_bytes() == source.read_bytes()
+    model["content"]["cells"][0]["source"] = "changed"
+    contents.save(model, f"notebooks/{source.name}")
+    assert b'"changed"' in Path(copy).read_bytes() and b"much" not in Path(copy).read_bytes()
+    (tmp_path / "results").mkdir()
+    run_all(model["content"])
+    contents.save(model, "results/mine.ipynb")
+    assert b"much" in (tmp_path / "results/mine.ipynb").read_bytes()
+
+
+def test_jupyterlab_serves_the_project_and_opens_the_first_notebook(tmp_path: Path) -> None:
+    """Started by the command line, as root where the tests are."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    monkey = {"JUPYTER_CONFIG_DIR": str(tmp_path), "JUPYTER_TOKEN": "t", "JUPYTER_PORT": str(port), "BROWSER": "true"}
+    environment = {**os.environ, **monkey, "JUPYTER_RUNTIME_DIR": str(tmp_path), "INFOVAE_STORE": "kept"}
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "infovae", "lab"], env=environment, cwd=PROJECT_ROOT, stderr=log
+        )
+    try:
+        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
+        while "/lab/tree/notebooks/01_" not in (tmp_path / "log").read_text():
+            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+            time.sleep(0.2)
+        with urllib.request.urlopen(f"{url}/api/contents/results?token=t") as answer:
+            assert "quick" in {entry["name"] for entry in json.load(answer)["content"]}
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 def test_help_is_quick_and_lists_the_commands(tmp_path: Path) -> None:
