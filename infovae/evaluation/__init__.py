@@ -14,8 +14,10 @@ from infovae.config import (
     SemiSupervisedEvaluation,
 )
 from infovae.data import ImageData
-from infovae.evaluation.images import Evaluated
+from infovae.evaluation.images import Evaluated, encode
 from infovae.model import Model, PixelModel
+
+__all__ = ["Evaluated", "encode", "evaluate"]
 
 SEED_OFFSET = 1_000_003
 """Added to the run's seed: an evaluation draws other numbers than the training did."""
