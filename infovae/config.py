@@ -278,7 +278,7 @@ class SemiSupervisedEvaluation(Settings):
     """Error of (transductive) support vector machines with few labels on E[z|x], of the former on z too."""
 
     revision: Literal[2] = 2
-    n_labels: Annotated[int, Field(strict=True, ge=20, le=50_000)] = 1000
+    n_labels: Annotated[int, Field(strict=True, ge=20, le=50_000, multiple_of=10)] = 1000  # as many of each class
     n_draws: Annotated[int, Field(strict=True, ge=1, le=100)] = 3
     n_unlabelled: Annotated[int, Field(strict=True, ge=0, le=60_000)] = 2000
     n_pool: Annotated[int, Field(strict=True, ge=20, le=60_000)] = 10_000  # training images that both are drawn from
@@ -357,5 +357,14 @@ def shorten(value: Any) -> str:
 
 
 def project_path(variable: str, default: str) -> Path:
-    """Return the folder that an environment variable names (`~` is the user's home), else `default` in the project."""
-    return Path(os.path.expanduser(os.environ.get(variable) or PROJECT_ROOT / default))
+    """Return the folder that an environment variable names (`~` is the user's home), else `default` in the project.
+
+    Raises
+    ------
+    ParameterError
+        Without the variable, where the package does not lie in its repository: nothing is kept beside a copy of it.
+    """
+    named = os.environ.get(variable)
+    if not named and not (PROJECT_ROOT / "notebooks").is_dir():
+        raise ParameterError(f"the package lies outside its repository: set {variable} to a folder")
+    return Path(os.path.abspath(os.path.expanduser(named or PROJECT_ROOT / default)))

@@ -63,6 +63,7 @@ def execute(notebook: str, parameters: dict[str, Any], folder: Path, proof: str)
     NotebookError
         When it failed; what was published before stays as it was.
     """
+    require_source(notebook)
     make_folder(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".staging-") as staging_name, isolated():
         staging = Path(staging_name)
@@ -79,6 +80,18 @@ def execute(notebook: str, parameters: dict[str, Any], folder: Path, proof: str)
         write_atomically(staging / "notebook.html", render_notebook(executed).encode())
         _publish(staging, folder)
     return folder / "notebook.ipynb"
+
+
+def require_source(notebook: str) -> None:
+    """Raise NotebookError unless the source notebook of that name can be read."""
+    import nbformat
+
+    path = SOURCE / f"{notebook}.ipynb"
+    try:
+        nbformat.validate(nbformat.read(path, as_version=4))
+    except Exception as error:  # nbformat raises whatever its first step into a damaged file does
+        reason = f"{path} is no readable notebook: {type(error).__name__}: {str(error)[:500]}"
+        raise NotebookError(f"{reason}. Restore it: git checkout {path}") from error
 
 
 @contextmanager
@@ -175,15 +188,10 @@ def _own_kernel() -> type[Any]:
 
 def _run(source: Path, target: Path, parameters: dict[str, Any]) -> str:
     """Execute a notebook; return why it failed, or an empty string."""
-    import nbformat
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    try:
-        nbformat.validate(nbformat.read(source, as_version=4))
-    except Exception as error:  # nbformat raises whatever its first step into a damaged file does
-        return f"{source} is no readable notebook: {type(error).__name__}: {str(error)[:500]}"
     try:
         papermill.execute_notebook(
             str(source), str(target), parameters, kernel_name="python3", iopub_timeout=60, progress_bar=False,

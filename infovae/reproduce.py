@@ -6,6 +6,7 @@ import logging
 import platform
 import re
 import time
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,7 +97,7 @@ def reproduce(profile: str, folder: Path) -> list[str]:
     from infovae.sweep import merge, plan, sweep
 
     experiments = load_profile(profile)
-    check_settings()
+    require_settings(experiments.values())
     with hold(folder):
         store = Store()
         start = time.perf_counter()
@@ -192,7 +193,7 @@ def run_experiment(name: str, parameters: dict[str, Any], folder: Path) -> tuple
     from infovae.sweep import sweep
 
     experiment = make_experiment(name, parameters)
-    check_settings()
+    require_settings([experiment])
     with hold(folder):
         runs = sweep([*experiment.grid(), *experiment.drawn()])
         return execute_experiment(experiment, folder), describe_failures(runs)
@@ -204,17 +205,19 @@ def describe_failures(runs: pd.DataFrame) -> list[str]:
     return [f"run {run.run_id} ({getattr(run, 'objective', 'pixels')}) {run.status}" for run in failed.itertuples()]
 
 
-def check_settings() -> None:
+def require_settings(experiments: Iterable[Experiment]) -> None:
     """Refuse now what would fail after hours of training.
 
     Raises
     ------
+    NotebookError
+        When a source notebook cannot be read.
     ParameterError
         When INFOVAE_DEVICE, INFOVAE_COMPILE or INFOVAE_WORKERS cannot be used.
     StoreError
         When the store cannot be written.
     """
-    from infovae.notebooks import make_folder
+    from infovae.notebooks import make_folder, require_source
     from infovae.store import Store
     from infovae.sweep import count_workers
     from infovae.training import choose_device, compiles
@@ -222,6 +225,8 @@ def check_settings() -> None:
     choose_device()
     compiles()
     count_workers()
+    for experiment in experiments:
+        require_source(experiment.notebook)
     make_folder(Store().root, "INFOVAE_STORE")
 
 

@@ -1,0 +1,57 @@
+"""The command line on machines as they are: their encodings, their homes, a package that lies elsewhere."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from infovae.__main__ import main
+from infovae.config import PROJECT_ROOT, ParameterError, project_path
+
+
+def command_line(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "infovae", *arguments]
+    return subprocess.run(command, cwd=cwd, env={**os.environ, **environment}, capture_output=True)
+
+
+@pytest.mark.parametrize(("encoding", "printed"), [("latin-1", r"\u2713 \u03bb é"), ("utf-8", "✓ λ é")])
+def test_a_terminal_of_any_encoding_can_be_written_to(encoding: str, printed: str) -> None:
+    """As Python itself does on stderr: what the encoding lacks is escaped, and the work is not lost."""
+    code = "import click; from infovae.__main__ import main; main.callback(False); click.echo('✓ λ é')"
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT_ROOT, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode(encoding).strip() == printed
+
+
+@pytest.mark.parametrize("command", [("run", "latent_usage"), ("reproduce",), ("report",), ("verify",), ("data",)])
+def test_a_package_that_lies_outside_its_repository_refuses_at_once(command: tuple[str, ...], tmp_path: Path) -> None:
+    shutil.copytree(PROJECT_ROOT / "infovae", tmp_path / "infovae", ignore=shutil.ignore_patterns("__pycache__"))
+    done = command_line(*command, cwd=tmp_path, PYTHONDONTWRITEBYTECODE="1", PYTHONPATH="")
+    assert done.returncode == 1
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("Error: notebooks and profiles lie beside the package") and str(tmp_path) in line
+    assert [path.name for path in tmp_path.iterdir()] == ["infovae"]
+
+
+def test_nothing_is_written_beside_a_package_outside_its_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infovae.config.PROJECT_ROOT", tmp_path)
+    monkeypatch.delenv("INFOVAE_STORE", raising=False)
+    with pytest.raises(ParameterError, match="set INFOVAE_STORE to a folder"):
+        project_path("INFOVAE_STORE", ".infovae")
+    monkeypatch.setenv("INFOVAE_STORE", "kept")
+    assert project_path("INFOVAE_STORE", ".infovae") == Path.cwd() / "kept"
+
+
+def test_a_user_without_a_home_is_told_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    result = CliRunner().invoke(main, ["run", "latent_usage"])
+    assert result.exit_code == 1
+    assert result.output == "Error: this user has no home folder: set HOME to a folder that can be written\n"
