@@ -10,11 +10,10 @@ import signal
 import sys
 import threading
 from types import FrameType
-from typing import get_args
 
 import click
 
-from infovae.config import PROJECT_ROOT, Dataset, ParameterError, unknown_name
+from infovae.config import PROJECT_ROOT, ParameterError, dataset_name, unknown_name
 
 POLITE_SECONDS = 6
 """How long clusters, kernels and staging folders have for their own end before this process is ended at once."""
@@ -103,13 +102,14 @@ PROFILE = click.option("--profile", default="quick", show_default=True, help="A 
 @main.command()
 @click.argument("names", nargs=-1)
 def data(names: tuple[str, ...]) -> None:
-    """Fetch and verify data sets: NAMES, or mnist."""
-    for name in names:
-        if name not in get_args(Dataset):
-            raise ParameterError(unknown_name("data set", name, get_args(Dataset)))
+    """Fetch and verify data sets: NAMES, or mnist; of a path, check the images of your own that it holds."""
+    try:
+        names = tuple(dataset_name(name) for name in names or ("mnist",))
+    except ValueError as error:
+        raise ParameterError(str(error)) from error
     from infovae.sweep import load_data
 
-    for name in names or ("mnist",):
+    for name in names:
         images = load_data(name)
         click.echo(f"{name}: {len(images.train_images)} training images, from {images.source}")
 

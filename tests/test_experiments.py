@@ -45,7 +45,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("divergence_comparison", {"objectives": "mmd"}, "objectives.*valid list, got 'mmd'"),
     ("divergence_comparison", {"steps": "many"}, "steps.*integer, got 'many'"),
     ("divergence_comparison", {"steps": True}, "steps.*integer"),
-    ("divergence_comparison", {"dataset": "cifar"}, "dataset.*'digits'"),
+    ("divergence_comparison", {"dataset": "cifar"}, "unknown data set 'cifar' .*digits"),
     ("divergence_comparison", {"dataset": "digits", "n_train": 2000}, "n_train must be at most 1000 for digits"),
     ("divergence_comparison", {"n_train": 60_000}, "n_train must be at most 50000 for mnist"),
     ("divergence_comparison", {"learning_rate": float("nan")}, "learning_rate.*"),

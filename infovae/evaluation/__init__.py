@@ -55,6 +55,6 @@ def evaluate(
         return latent.evaluate(evaluation, config, model, data, generator)
     if isinstance(evaluation, LikelihoodEvaluation):
         return likelihood.evaluate(evaluation, config, model, data, generator)
-    if classifier is None:
+    if evaluation.classifier and classifier is None:
         raise ValueError("evaluating samples needs a trained classifier")
     return samples.evaluate(evaluation, config, model, data, generator, classifier)

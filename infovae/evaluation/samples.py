@@ -35,13 +35,23 @@ N_REPORTS = 25
 """Calls of `progress` during training: the only points at which the host waits for the device."""
 
 
+OF_CLASSIFIER = (
+    "class_cross_entropy",
+    "class_cross_entropy_real",
+    "class_cross_entropy_authors",
+    "frechet_distance",
+    "frechet_distance_real",
+    "classifier_accuracy",
+)
+
+
 def evaluate(
     evaluation: SampleEvaluation,
     config: RunConfig,
     model: Model,
     data: ImageData,
     generator: torch.Generator,
-    weights: bytes,
+    weights: bytes | None,
 ) -> Evaluated:
     """Return the classes, the features and the sharpness of n_samples generated images, and some to be looked at.
 
@@ -54,8 +64,9 @@ def evaluate(
 
     The pictures are drawn by a generator of their own with one seed: the models of a latent dimension have the same z,
     the same originals and the same uniforms, whatever their objective and seed.
+
+    Images without labels have no classifier: what it would say of them, `OF_CLASSIFIER`, is NaN.
     """
-    classifier = load_classifier(weights, data).to(generator.device)
     n, device = evaluation.n_samples, generator.device
     z = torch.randn(n, model.latent_dim, generator=generator, device=device)
     uniforms = torch.rand(n, 1, *data.test_images.shape[1:], generator=generator, device=device)
@@ -63,28 +74,10 @@ def evaluate(
     means = in_batches(lambda x, z: expected_pixels(model.decoder, x, z), generated, z, size=SAMPLED_AT_ONCE)
     if is_grey(config):
         generated = _binarize_grey(generated, generator)
-
     x = binarize(data.test_images.to(device), generator)
-    others = binarize(data.validation_images[:n].to(device), generator)
-    classes = {"generated": classify(classifier, generated), "test": classify(classifier, x)}
-    features = {
-        name: extract_features(classifier, images)
-        for name, images in {"generated": generated, "test": x, "real": others}.items()
-    }
-    true = class_distribution(data.train_labels, classifier.n_classes)
-    uniform = torch.full_like(true, 1 / len(true))
-
-    def cross_entropy(c: Tensor, found: Tensor) -> float:
-        return class_cross_entropy(c, class_distribution(found, classifier.n_classes), len(found))
-
-    metrics = {
-        "class_cross_entropy": cross_entropy(true, classes["generated"]),
-        "class_cross_entropy_real": cross_entropy(true, classes["test"][:n]),
-        "class_cross_entropy_authors": cross_entropy(uniform, classify(classifier, means)),
-        "frechet_distance": frechet_distance(features["generated"], features["test"]),
-        "frechet_distance_real": frechet_distance(features["real"], features["test"]),
-        "classifier_accuracy": (classes["test"].cpu() == data.test_labels).double().mean().item(),
-    }
+    metrics = dict.fromkeys(OF_CLASSIFIER, math.nan)
+    if weights is not None:
+        metrics = _judge(load_classifier(weights, data).to(device), generated, means, x, data, generator)
     arrays = draw_pictures(config, model, data, device)
     if isinstance(model.decoder, IndependentDecoder) and not is_grey(config):
         codes = in_batches(lambda x: model.encoder(x).sample(generator), x[:n], size=SAMPLED_AT_ONCE)
@@ -97,6 +90,31 @@ def evaluate(
         # what is left to the binarisation when the grey image itself is the mean: no reconstruction can do better
         metrics["reconstruction_nll_real"] = (1 - metrics["sharpness_real"]) * math.log(2) * real[0].numel()
     return metrics, arrays
+
+
+def _judge(
+    classifier: Classifier, generated: Tensor, means: Tensor, x: Tensor, data: ImageData, generator: torch.Generator
+) -> dict[str, float]:
+    """Return what the classifier says of generated images and of test images x: the metrics `OF_CLASSIFIER`."""
+    n = len(generated)
+    others = binarize(data.validation_images[:n].to(x.device), generator)
+    found = classify(classifier, x)
+    features = extract_features(classifier, x)
+    true = class_distribution(data.train_labels, classifier.n_classes)
+    uniform = torch.full_like(true, 1 / len(true))
+
+    def cross_entropy(c: Tensor, found: Tensor) -> float:
+        return class_cross_entropy(c, class_distribution(found, classifier.n_classes), len(found))
+
+    values = (
+        cross_entropy(true, classify(classifier, generated)),
+        cross_entropy(true, found[:n]),
+        cross_entropy(uniform, classify(classifier, means)),
+        frechet_distance(extract_features(classifier, generated), features),
+        frechet_distance(extract_features(classifier, others), features),
+        (found.cpu() == data.test_labels).double().mean().item(),
+    )
+    return dict(zip(OF_CLASSIFIER, values, strict=True))
 
 
 def draw_pictures(config: RunConfig, model: Model, data: ImageData, device: torch.device) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
+from infovae import sources
 from infovae.config import (
     OBJECTIVES,
     Alpha,
@@ -148,13 +149,11 @@ class Experiment(Settings):
 N_RUNS_MAX = 10_000
 """Of one experiment; the largest profile has some hundreds."""
 
-N_TRAIN_MAX = {"mnist": 50_000, "fashion_mnist": 50_000, "digits": 1000, "two_points": 1000}
-
 
 def check_data_size(config: RunConfig) -> None:
     """Raise ValueError if the data set has fewer training images than the run asks for."""
-    if config.n_train > N_TRAIN_MAX[config.dataset]:
-        limit = N_TRAIN_MAX[config.dataset]
+    limit = sources.facts(config.dataset).n_train
+    if config.n_train > limit:
         raise ValueError(f"n_train must be at most {limit} for {config.dataset}, got {config.n_train}: give it too")
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from infovae.config import Count, Decoder, LatentEvaluation, RunConfig, SampleEvaluation
+from infovae.config import Decoder, LatentEvaluation, RunConfig, SampleEvaluation, TrainingSize, all_training_images
 from infovae.experiments import Experiment, LatentDims, Objectives, aggregate, product
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class DivergenceComparison(Experiment):
     objectives: Objectives = ("elbo", "unregularized", "mmd", "mmd_annealed", "stein", "jensen")
     latent_dims: LatentDims = (2, 10)
     decoder: Decoder = "pixelcnn"
-    n_train: Count = 50_000
+    n_train: TrainingSize = Field(default_factory=all_training_images)
     n_samples: Annotated[int, Field(strict=True, ge=10, le=100_000)] = 1000
 
     def grid(self) -> list[Task]:

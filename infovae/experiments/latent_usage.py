@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from infovae.config import Count, Decoder, LatentDim, LatentEvaluation, ObjectiveName, RunConfig
+from pydantic import Field
+
+from infovae.config import (
+    Decoder,
+    LatentDim,
+    LatentEvaluation,
+    ObjectiveName,
+    RunConfig,
+    TrainingSize,
+    all_training_images,
+)
 from infovae.experiments import Alphas, Experiment, Lambdas, Radii, aggregate, product
 
 if TYPE_CHECKING:
@@ -31,7 +41,7 @@ class LatentUsage(Experiment):
     receptive_radii: Radii = (4, 8)
     latent_dim: LatentDim = 10
     decoder: Decoder = "pixelcnn"
-    n_train: Count = 50_000
+    n_train: TrainingSize = Field(default_factory=all_training_images)
 
     def grid(self) -> list[Task]:
         """Return the ELBO and the whole alpha x lambda_ grid at each receptive field."""

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from infovae.config import Count, Draws, LatentDim, LatentEvaluation, LikelihoodEvaluation, RunConfig
+from infovae.config import (
+    Draws,
+    LatentDim,
+    LatentEvaluation,
+    LikelihoodEvaluation,
+    RunConfig,
+    TrainingSize,
+    all_training_images,
+)
 from infovae.experiments import Decoders, Experiment, Objectives, aggregate, product
 
 if TYPE_CHECKING:
@@ -39,7 +47,7 @@ class LogLikelihood(Experiment):
     objectives: Objectives = ("elbo", "mmd", "stein", "jensen", "unconditional")
     decoders: Decoders = ("pixelcnn", "dense")
     latent_dim: LatentDim = 5
-    n_train: Count = 50_000
+    n_train: TrainingSize = Field(default_factory=all_training_images)
     n_images: Annotated[int, Field(strict=True, ge=2, le=10_000)] = 50
     n_draws: Draws = 100
     fit_steps: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 100

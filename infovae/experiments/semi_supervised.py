@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from infovae.config import Count, Decoder, LatentEvaluation, PixelConfig, RunConfig, SemiSupervisedEvaluation
+from infovae import sources
+from infovae.config import (
+    Decoder,
+    LatentEvaluation,
+    PixelConfig,
+    RunConfig,
+    SemiSupervisedEvaluation,
+    TrainingSize,
+    all_training_images,
+)
 from infovae.experiments import Experiment, LatentDims, Objectives, aggregate, product
 
 if TYPE_CHECKING:
@@ -30,14 +39,20 @@ class SemiSupervised(Experiment):
     objectives: Objectives = ("elbo", "unregularized", "mmd", "mmd_annealed", "stein", "jensen")
     latent_dims: LatentDims = (2, 10)
     decoder: Decoder = "pixelcnn"
-    n_train: Count = 50_000
+    n_train: TrainingSize = Field(default_factory=all_training_images)
     n_labels: Annotated[int, Field(strict=True, ge=20, le=50_000)] = 1000
     n_draws: Annotated[int, Field(strict=True, ge=1, le=100)] = 2
     n_unlabelled: Annotated[int, Field(strict=True, ge=0, le=60_000)] = 500
 
     def model_post_init(self, context: Any) -> None:
-        """Refuse more labelled and unlabelled images than there are to draw from."""
+        """Refuse images without labels, and more labelled and unlabelled ones than there are to draw from."""
         super().model_post_init(context)
+        n_classes = sources.facts(self.dataset).n_classes
+        if n_classes < 2 or self.n_labels % n_classes:
+            raise ValueError(
+                f"n_labels must be a multiple of the number of classes, at least 2, of {self.dataset}: it has "
+                f"{n_classes or 'no labels'}, got {self.n_labels}"
+            )
         n_pool = min(self.n_train, self.evaluation.n_pool)
         if self.n_labels + self.n_unlabelled > n_pool:
             raise ValueError(

@@ -5,7 +5,19 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, ClassVar
 
-from infovae.config import EMPTY_CODE, OBJECTIVES, Count, Decoder, LatentDim, LatentEvaluation, ObjectiveName, RunConfig
+from pydantic import Field
+
+from infovae.config import (
+    EMPTY_CODE,
+    OBJECTIVES,
+    Decoder,
+    LatentDim,
+    LatentEvaluation,
+    ObjectiveName,
+    RunConfig,
+    TrainingSize,
+    all_training_images,
+)
 from infovae.experiments import Experiment, LearningRates, Objectives, Scales, Seeds, aggregate, product
 
 if TYPE_CHECKING:
@@ -41,7 +53,7 @@ class Tuning(Experiment):
     learning_rates: LearningRates = (1e-3, 2e-3, 4e-3)
     latent_dim: LatentDim = 10
     decoder: Decoder = "pixelcnn"
-    n_train: Count = 50_000
+    n_train: TrainingSize = Field(default_factory=all_training_images)
 
     def grid(self) -> list[Task]:
         """Return one run per seed, objective and setting, evaluated on validation images."""

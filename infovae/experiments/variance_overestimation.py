@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ from infovae.config import (
     LikelihoodEvaluation,
     RunConfig,
     SampleEvaluation,
+    all_training_images,
 )
 from infovae.experiments import Experiment, LatentDims, Objectives, TrainingSizes, aggregate, product, weights_at
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from infovae.sweep import Task
+
+
+def _few_and_all(values: dict[str, Any]) -> tuple[int, int]:
+    n = all_training_images(values)
+    return min(500, n // 2), n
 
 
 class VarianceOverestimation(Experiment):
@@ -41,7 +47,7 @@ class VarianceOverestimation(Experiment):
     objectives: Objectives = ("elbo", "mmd")
     alpha: Alpha = 0.0
     latent_dims: LatentDims = (2, 10)
-    n_trains: TrainingSizes = (500, 50_000)
+    n_trains: TrainingSizes = Field(default_factory=_few_and_all)
     decoder: Decoder = "conv"
     steps: Count = 300
     n_samples: Annotated[int, Field(strict=True, ge=10, le=100_000)] = 1000
