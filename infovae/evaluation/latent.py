@@ -200,8 +200,8 @@ def log_det_covariance_per_dim(mu: Tensor, std: Tensor) -> float:
     """Return log det Cov[q(z)] / d (paper, variance over-estimation and divergence comparison).
 
     By the law of total covariance, Cov[q(z)] = Cov_x(mu) + E_x[diag(std^2)], so that no z is drawn; for the covariance
-    of given draws pass them as `mu`, and zeros as `std`. 0 where the covariance is that of p(z) = N(0, I), above 0 where
-    q(z) is spread too widely. 0 is necessary for a match, not sufficient: factors above and below 1 cancel. For a
+    of given draws pass them as `mu`, and zeros as `std`. 0 where the covariance is that of p(z) = N(0, I), above 0
+    where q(z) is spread too widely. 0 is necessary for a match, not sufficient: factors above and below 1 cancel. For a
     perfect match, what Cov_x(mu) holds is estimated from n images: where that is everything (std = 0), the expected
     value is about -(d + 1) / (2n). -inf if the covariance is singular.
     """
