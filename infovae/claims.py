@@ -1,343 +1,305 @@
-"""The paper's claims as data: statement, source, effect, bound, and what is compared.
+"""The paper's statements: one function each, and the ledger of all of them.
 
-Statements and bounds stood here before the numbers of the profiles laptop and fashion were known, not all of them
-before the first ones of quick. What was changed since is said in the discussion (`infovae/site/discussion.md.j2`). How
-a verdict follows is `infovae.verdicts`.
+A function has its statement as docstring. It takes the runs of its experiment and returns one effect per seed and
+condition, NaN where a run failed, or where the code is empty and its match with the prior would mean nothing. How a
+verdict follows is `infovae.verdicts`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import partial
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
-from infovae.verdicts import (
-    EMPTY_CODE,
-    FEW,
-    MANY,
-    Claim,
-    Effects,
-    Status,
-    against_best,
-    all_smaller,
-    at_smallest,
-    difference,
-    growth,
-    information,
-    judge,
-    judge_identity,
-    largest_distance,
-    paired,
-    used_code_against,
-    worst_excess,
-    worst_level,
-)
+from infovae.config import EMPTY_CODE, OBJECTIVES
+from infovae.intervals import holm
+from infovae.verdicts import Claim, Effects, Source, judge
 
-TUNED = " (annealed λ: a deviation, tuned for information and match)"
-"""How a statement ends that is judged on `mmd_annealed`, which is not the paper's."""
+EMPTY_TOY_CODE = 0.1
+"""Nats below which a code of the toy counts as empty; it can hold no more than log 2."""
 
-_MMDS = (("mmd", ""), ("mmd_annealed", TUNED))
-_DIVERGENCES = (
-    ("mmd", "MMD", ""),
-    ("mmd_annealed", "MMD", TUNED),
-    ("stein", "Stein", ""),
-    ("jensen", "Jensen", ""),
-)
+MATCHED = 0.08
+"""Squared MMD below which q(z) is nearer to the prior than to a point: half of what a code collapsed to 0 has."""
 
-_AGAINST_ELBO: tuple[tuple[str, Status, str, tuple[str, str], Callable[[str], Effects]], ...] = (
-    (
-        "variance_closer_than_elbo",
-        "checked",
-        "With few images log det Cov[q(z)] is closer to 0 with MMD than under the ELBO.",
-        ("|log det Cov / dim| on test images", "smallest training set, averaged over the dimensions; used codes"),
-        lambda objective: at_smallest(
-            "n_train", "log_det_cov_per_dim_test", objective, "elbo", "latent_dim", absolute=True, used_only=True
-        ),
-    ),
-    (
-        "generalises",
-        "seed",
-        "InfoVAE generalises better: the gap of log p(x) between test and training images is smaller, and not because "
-        "both are worse.",
-        ("the larger of nll_gap and nll on test images, nats,", "smallest training set; used codes"),
-        lambda objective: all_smaller(("nll_gap", "nll"), "n_train", objective, "elbo", "latent_dim"),
-    ),
-    (
-        "less_crisp",
-        "seed",
-        "InfoVAE's reconstructions are not as crisp as the VAE's.",
-        ("sharpness of reconstructions", "paired by dimension and size of the training set; used codes"),
-        lambda objective: paired("sharpness_reconstructions", objective, "elbo", "latent_dim", "n_train"),
-    ),
-    (
-        "better_samples",
-        "seed",
-        "InfoVAE's samples are of better quality than the VAE's.",
-        ("Fréchet distance of samples", "paired by dimension and size of the training set; used codes"),
-        lambda objective: paired("frechet_distance", objective, "elbo", "latent_dim", "n_train"),
-    ),
-)
-"""What is said of InfoVAE against the ELBO, both with the same decoder of independent pixels."""
-
-CLAIMS: tuple[Claim, ...] = (
-    *(
-        Claim(
-            f"toy_{objective}_{name}",
-            f"{statement}{note}",
-            "checked",
-            "amortized_inference",
-            f"{quantity} of {objective} - of elbo, nats, smallest floor of the decoder's std; used codes only",
-            0.0,
-            at_smallest("decoder_min_std", metric, objective, "elbo", used_only=True),
-        )
-        for objective, note in _MMDS
-        for name, metric, quantity, statement in (
-            (
-                "posterior",
-                "posterior_kl",
-                "KL(q(z|x)||p(z|x))",
-                "In the toy InfoVAE with MMD keeps q(z|x) nearer to the true posterior p(z|x) than the ELBO does.",
-            ),
-            (
-                "aggregate",
-                "marginal_kl",
-                "KL(q(z)||p(z))",
-                "In the toy InfoVAE with MMD keeps q(z) nearer to the prior than the ELBO does.",
-            ),
-        )
-    ),
-    Claim(
-        "toy_elbo_worsens",
-        "The further the ELBO can rise (the narrower p(x|z) may become), the worse its q(z|x) fits p(z|x).",
-        "checked",
-        "amortized_inference",
-        "KL(q(z|x)||p(z|x)) of elbo, nats: at the largest floor of the decoder's std - at the smallest",
-        0.0,
-        growth("decoder_min_std", "posterior_kl", "elbo"),
-    ),
-    Claim(
-        "elbo_overestimates_variance",
-        "With few images the ELBO spreads q(z) beyond the prior: log det Cov[q(z)] departs upwards from 0.",
-        "checked",
-        "variance_overestimation",
-        "0.05 - log det Cov / dim of elbo on test images, smallest training set, averaged over the dimensions",
-        0.0,
-        at_smallest("n_train", "log_det_cov_per_dim_test", "elbo", None, "latent_dim", sign=-1, shift=0.05),
-    ),
-    Claim(
-        "variance_grows_as_data_shrink",
-        "The fewer the images, the further the ELBO's q(z) spreads.",
-        "checked",
-        "variance_overestimation",
-        "log det Cov / dim of elbo on test images: largest training set - smallest, averaged over the dimensions",
-        0.0,
-        growth("n_train", "log_det_cov_per_dim_test", "elbo", "latent_dim"),
-    ),
-    *(
-        Claim(
-            f"{objective}_variance_{part}",
-            f"With MMD log det Cov[q(z)] stays near 0 for every size of the training set, on {images} images.{note}",
-            "checked",
-            "variance_overestimation",
-            f"|log det Cov / dim| of {objective} on {images} images - 0.1, worst size and dimension; used codes",
-            0.0,
-            largest_distance(f"log_det_cov_per_dim_{part}", objective, 0.1, "latent_dim", "n_train"),
-        )
-        for objective, note in _MMDS
-        for part, images in (("train", "training"), ("test", "test"))
-    ),
-    *(
-        Claim(
-            f"{objective}_{name}",
-            f"{statement}{note}",
-            status,
-            "variance_overestimation",
-            f"{effect[0]} of {objective} - of elbo, {effect[1]}",
-            0.0,
-            measure(objective),
-        )
-        for objective, note in _MMDS
-        for name, status, statement, effect, measure in _AGAINST_ELBO
-    ),
-    Claim(
-        "elbo_ignores_z",
-        "Under the ELBO a decoder that can model the data alone ignores the code: I(x;z) = 0.",
-        "checked",
-        "latent_usage",
-        "I(x;z) of the ELBO at the largest receptive field, nats",
-        0.1,
-        information("elbo", 1, 0),
-    ),
-    Claim(
-        "infovae_keeps_z",
-        "InfoVAE with alpha = 1 does not pay for information and keeps using the code at a large receptive field."
-        + TUNED,
-        "checked",
-        "latent_usage",
-        f"{EMPTY_CODE:g} - I(x;z) at alpha = 1, largest receptive field, the lambda_ that matches the prior best, nats",
-        0.0,
-        information(None, -1, EMPTY_CODE),
-        caveat="Of several lambda_ the one that matches best is also the likeliest to have emptied its code: the table "
-        "has the others. Profiles with other lambda_ do not compare.",
-    ),
-    *(
-        Claim(
-            f"{objective}_keeps_z",
-            f"InfoVAE with {divergence} keeps using the code under a PixelCNN decoder in every latent dimension.{note}",
-            "checked",
-            "divergence_comparison",
-            f"{EMPTY_CODE:g} - I(x;z) of {objective}, nats, in the least favourable dimension",
-            0.0,
-            worst_level("mutual_information", objective, sign=-1, shift=EMPTY_CODE),
-            caveat="Asks for information alone, which a code that gave up the prior keeps, too.",
-        )
-        for objective, divergence, note in _DIVERGENCES
-    ),
-    *(
-        Claim(
-            f"{objective}_{name}",
-            f"Apart from the ELBO, MMD matches q(z) to p(z) best, by {quantity}.{note}",
-            "checked",
-            "divergence_comparison",
-            f"|{metric}| of {objective} - of the best of unregularized, stein and jensen; used codes only",
-            0.0,
-            against_best(metric, objective),
-        )
-        for objective, note in _MMDS
-        for name, quantity, metric in (
-            ("squared_mmd_best", "squared MMD", "squared_mmd"),
-            ("log_det_best", "log det Cov / dim", "log_det_cov_per_dim_test"),
-        )
-    ),
-    Claim(
-        "adversarial_class_distribution",
-        "The adversarial model's samples have a better class distribution than Stein's in more than 2 dimensions.",
-        "recalled",
-        "divergence_comparison",
-        "class cross-entropy of jensen - of stein, nats, more than 2 dimensions",
-        0.0,
-        difference("class_cross_entropy", "jensen", "stein", "above 2"),
-        caveat="The weight of jensen is that of the AAE, 1; that of stein was tuned.",
-    ),
-    *(
-        Claim(
-            f"{objective}_class_distribution",
-            f"MMD's samples have a good class distribution in every dimension.{note}",
-            "recalled",
-            "divergence_comparison",
-            f"class cross-entropy of {objective} - of real images - 0.05, nats, in the least favourable dimension",
-            0.0,
-            worst_excess(objective, 0.05),
-            caveat="An absolute bound: a young decoder misses it under any objective.",
-        )
-        for objective, note in _MMDS
-    ),
-    *(
-        Claim(
-            f"adversarial_slower_than_{objective}",
-            f"The adversarial divergence takes longer to match the prior than {name}.",
-            "recalled",
-            "divergence_comparison",
-            f"squared MMD averaged over training, of {objective} - of jensen; used codes only",
-            0.0,
-            difference("squared_mmd_over_training", objective, "jensen", used_only=True),
-        )
-        for objective, name in (("mmd", "MMD"), ("stein", "Stein"))
-    ),
-    Claim(
-        "adversarial_less_stable",
-        "The adversarial divergence is at times unstable, MMD is not.",
-        "recalled",
-        "divergence_comparison",
-        "jitter of the squared MMD in the second half of training, of mmd - of jensen; used codes only",
-        0.0,
-        difference("squared_mmd_jitter", "mmd", "jensen", used_only=True),
-    ),
-    Claim(
-        "elbo_error_at_chance",
-        "The codes of the ELBO with a PixelCNN decoder are at chance with 1,000 labels.",
-        "recalled",
-        "semi_supervised",
-        "0.8 - error of the support vector machine on z ~ q(z|x) (chance is 0.9), in the least favourable dimension",
-        0.0,
-        worst_level("svm_error_sampled", "elbo", sign=-1, shift=0.8),
-    ),
-    Claim(
-        "unregularized_better_in_few_dimensions",
-        "In few dimensions the unregularised code classifies better than MMD's.",
-        "recalled",
-        "semi_supervised",
-        f"error on E[z|x] of unregularized - of mmd, up to {FEW} dimensions; used codes only",
-        0.0,
-        difference("svm_error", "unregularized", "mmd", "few", used_only=True),
-    ),
-    Claim(
-        "mmd_catches_up_in_many_dimensions",
-        "In many dimensions MMD's code classifies as well as the unregularised one.",
-        "recalled",
-        "semi_supervised",
-        f"error on E[z|x] of mmd - of unregularized - 0.01 of tolerance, from {MANY} dimensions; used codes only",
-        0.0,
-        difference("svm_error", "mmd", "unregularized", "many", shift=-0.01, used_only=True),
-    ),
-    *(
-        Claim(
-            f"{objective}_beats_elbo_semi_supervised{suffix}",
-            f"InfoVAE's code is better than the ELBO's for semi-supervised learning, {name}.{note}",
-            "seed",
-            "semi_supervised",
-            f"error on {code} of {objective} - of elbo, paired by dimension",
-            0.0,
-            difference(metric, objective, "elbo"),
-            caveat="Counts every code, also one that gave up the prior; the table has each dimension.",
-        )
-        for objective, note in _MMDS
-        for suffix, name, code, metric in (
-            ("", "by what a draw of it tells", "z ~ q(z|x)", "svm_error_sampled"),
-            ("_by_mean", "by its means", "E[z|x]", "svm_error"),
-        )
-    ),
-    *(
-        Claim(
-            f"{objective}_log_likelihood",
-            f"InfoVAE with {divergence} has a log-likelihood on a par with the ELBO's or better.{note}",
-            "recalled",
-            "log_likelihood",
-            f"negative log-likelihood of {objective} - of elbo - 0.5 of tolerance, nats, PixelCNN decoder; used codes",
-            0.0,
-            used_code_against("nll", objective, "elbo", shift=-0.5),
-        )
-        for objective, divergence, note in _DIVERGENCES
-    ),
-)
+CLAIMS: dict[str, Claim] = {}
 
 
-SPECIAL_CASES = {
-    "vae": "The VAE is InfoVAE at alpha = 0, lambda_ = 1.",
-    "beta_vae": "The beta-VAE is InfoVAE at alpha = 1 - beta, lambda_ = beta.",
-    "aae": "The adversarial autoencoder is InfoVAE at alpha = 1, lambda_ = 1 with the Jensen divergence.",
-}
+def claim(
+    experiment: str, source: Source, measured: str, *, below: float = 0, above: float | None = None, log: bool = False
+) -> Callable[[Callable[[pd.DataFrame], Effects]], Callable[[pd.DataFrame], Effects]]:
+    """Enter the decorated function into `CLAIMS` under its own name. Give one of the bounds."""
+
+    def register(function: Callable[[pd.DataFrame], Effects]) -> Callable[[pd.DataFrame], Effects]:
+        name, statement = function.__name__, " ".join((function.__doc__ or "").split())
+        sign, bound = (-1, below) if above is None else (1, above)
+        CLAIMS[name] = Claim(name, statement, experiment, source, measured, sign, bound, log, function)
+        return function
+
+    return register
 
 
-def ledger(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return the ledger: one row per claim, from the runs of each experiment by name, then the identities."""
-    return pd.DataFrame([*(judge(claim, runs.get(claim.experiment)) for claim in CLAIMS), *_identities()])
+def ledger(runs: Mapping[str, pd.DataFrame], histories: Mapping[str, pd.DataFrame] | None = None) -> pd.DataFrame:
+    """Return the ledger, a row per claim, from the runs and the histories of each experiment by name.
+
+    `p` is adjusted by Holm's procedure for the conditions of a claim, `p_ledger` once more for all claims measured.
+    """
+    given = histories or {}
+    frame = pd.DataFrame([judge(c, runs.get(c.experiment), given.get(c.experiment)) for c in CLAIMS.values()])
+    frame.insert(list(frame).index("p") + 1, "p_ledger", holm(frame["p"]))
+    return frame
 
 
-@lru_cache
-def _identities() -> tuple[dict[str, object], ...]:
-    """Return the rows of the special cases, which no run decides: the loss is computed and compared with theirs."""
-    from infovae.objective import special_case_errors
+# What the statements share
 
-    return tuple(
-        judge_identity(
-            name=f"special_case_{name}",
-            statement=SPECIAL_CASES[name],
-            status="seed" if name == "aae" else "checked",
-            effect="largest relative difference of the loss from the special case's own formula, random terms",
-            error=error,
-            bound=2.0**-22,  # between two and four units in the last place of float32
-        )
-        for name, error in special_case_errors(1000, seed=0).items()
+
+def values(runs: pd.DataFrame, metric: str, *conditions: str, used: bool = False, **where: Any) -> Effects:
+    """Return a metric by seed and conditions, of the runs that have the values in `where`.
+
+    NaN where a run failed and, with `used`, where the code is empty.
+    """
+    for column, wanted in where.items():
+        runs = runs[runs[column] == wanted]
+    missing = runs["status"] != "done"
+    if used:
+        missing |= runs["mutual_information"] < runs["dataset"].map({"two_points": EMPTY_TOY_CODE}).fillna(EMPTY_CODE)
+    return runs[metric].mask(missing).set_axis(pd.MultiIndex.from_frame(runs[["seed", *conditions]]))
+
+
+def under_pixelcnn(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs with a PixelCNN decoder."""
+    return runs[runs["decoder"].isin(["pixelcnn", "gated_pixelcnn"])]
+
+
+def of(runs: pd.DataFrame, metric: str, objective: str, used: bool = False) -> Effects:
+    """Return a metric of one objective under a PixelCNN decoder, by seed and latent dimension."""
+    return values(under_pixelcnn(runs), metric, "latent_dim", used=used, objective=objective)
+
+
+def difference(a: Effects, b: Effects) -> Effects:
+    """Return a - b for the seeds and conditions that both have."""
+    a, b = a.align(b, join="inner")
+    return a - b
+
+
+def ratio(a: Effects, b: Effects) -> Effects:
+    """Return |a| / |b| for the seeds and conditions that both have; 1e-5 counts as the least squared MMD."""
+    return np.exp(difference(*(np.log(x.abs().clip(lower=1e-5)) for x in (a, b))))
+
+
+def together(**parts: Effects) -> Effects:
+    """Return several effects as conditions of one, each under its name."""
+    return pd.concat(parts, names=["part"])
+
+
+def average(effects: Effects) -> Effects:
+    """Return each seed's mean over the conditions; NaN where one of them is NaN."""
+    return effects.groupby("seed").agg(lambda group: group.mean(skipna=False))
+
+
+def extreme(runs: pd.DataFrame, column: str, end: Literal["min", "max"]) -> pd.DataFrame:
+    """Return the runs with the smallest or the largest value of a column."""
+    return runs[runs[column] == runs[column].agg(end)]
+
+
+def used_and_matched(runs: pd.DataFrame, condition: str, **where: Any) -> Effects:
+    """Return, of codes under a PixelCNN decoder, I(x;z) / EMPTY_CODE and MATCHED / squared MMD."""
+    metrics = ("mutual_information", "squared_mmd")
+    information, squared_mmd = (values(under_pixelcnn(runs), metric, condition, **where) for metric in metrics)
+    return together(
+        information=information.clip(lower=0.01) / EMPTY_CODE, match=MATCHED / squared_mmd.abs().clip(lower=1e-5)
     )
+
+
+# The statements
+
+toy = partial(claim, "amortized_inference")
+variance = partial(claim, "variance_overestimation")
+usage = partial(claim, "latent_usage")
+comparison = partial(claim, "divergence_comparison")
+labels = partial(claim, "semi_supervised")
+
+
+def toy_mmd_against_vae(runs: pd.DataFrame, metric: str) -> Effects:
+    """Return a metric of MMD at alpha = 1 minus that of the VAE, at the smallest floor of the decoder's deviation."""
+    narrow = extreme(runs, "decoder_min_std", "min")
+    mmd = values(narrow, metric, used=True, objective="mmd", alpha=1)
+    return difference(mmd, values(narrow, metric, used=True, objective="elbo"))
+
+
+@toy("authors' code", "KL(q(z|x)||p(z|x)) of MMD (alpha 1) - VAE, nats, smallest floor of the decoder's std")
+def toy_posterior(runs: pd.DataFrame) -> Effects:
+    """In the toy MMD keeps q(z|x) nearer to the true posterior p(z|x) than the VAE does."""
+    return toy_mmd_against_vae(runs, "posterior_kl")
+
+
+@toy("authors' code", "KL(q(z)||p(z)) of MMD (alpha 1) - VAE, nats, smallest floor of the decoder's std")
+def toy_aggregate(runs: pd.DataFrame) -> Effects:
+    """In the toy MMD keeps q(z) nearer to the prior than the VAE does."""
+    return toy_mmd_against_vae(runs, "marginal_kl")
+
+
+@toy("second hand", "KL(q(z|x)||p(z|x)) of VAE, smallest floor of the decoder's std - largest, nats", above=0)
+def toy_vae_worsens(runs: pd.DataFrame) -> Effects:
+    """The narrower p(x|z) may become in the toy, the worse the VAE's q(z|x) fits the true posterior."""
+    if runs["decoder_min_std"].nunique() < 2:
+        raise KeyError("decoder_min_std")
+    ends = (extreme(runs, "decoder_min_std", end) for end in ("min", "max"))
+    return difference(*(values(end, "posterior_kl", used=True, objective="elbo") for end in ends))
+
+
+@variance("authors' code", "log det Cov[q(z)] / dim of VAE, training images: least images; least - most", above=0.1)
+def vae_overestimates_variance(runs: pd.DataFrame) -> Effects:
+    """With few images the VAE spreads q(z) beyond the prior (Gaussian pixels), and the more so the fewer they are."""
+    if runs["n_train"].nunique() < 2:
+        raise KeyError("n_train")
+    vae: dict[str, Any] = {"objective": "elbo", "binarization": "none"}
+    metric = "log_det_cov_per_dim_train"
+    few, many = (values(extreme(runs, "n_train", end), metric, "latent_dim", **vae) for end in ("min", "max"))
+    return together(least=few, excess=difference(few, many))
+
+
+@variance("authors' code", "|log det Cov[q(z)] / dim| of MMD, training images", below=0.1)
+def mmd_keeps_variance(runs: pd.DataFrame) -> Effects:
+    """With MMD log det Cov[q(z)] is near 0 on training images, whatever their number (Gaussian pixels)."""
+    mmd: dict[str, Any] = {"objective": "mmd", "binarization": "none"}
+    return values(runs, "log_det_cov_per_dim_train", "latent_dim", "n_train", used=True, **mmd).abs()
+
+
+def binary_mmd_and_vae(runs: pd.DataFrame, metric: str) -> tuple[Effects, Effects]:
+    """Return a metric of MMD and of the VAE on binary images, by latent dimension and number of training images."""
+    runs = runs[runs["binarization"] != "none"]
+    mmd, vae = (values(runs, metric, "latent_dim", "n_train", objective=name) for name in ("mmd", "elbo"))
+    return mmd, vae
+
+
+@variance("summary", "-log p(x) of test - of training images, MMD - VAE, nats, least images, binary pixels")
+def mmd_generalises(runs: pd.DataFrame) -> Effects:
+    """InfoVAE generalises better than the VAE where images are few: its gap in log p(x) is smaller."""
+    return difference(*binary_mmd_and_vae(extreme(runs, "n_train", "min"), "nll_gap"))
+
+
+@variance("summary", "sharpness of reconstructions (0 to 1), MMD - VAE, average over sizes, binary pixels")
+def mmd_less_crisp(runs: pd.DataFrame) -> Effects:
+    """InfoVAE's reconstructions are not as crisp as the VAE's, on the average over the sizes of the training set."""
+    return average(difference(*binary_mmd_and_vae(runs, "sharpness_reconstructions")))
+
+
+@variance("summary", "Fréchet distance of samples, MMD - VAE, average over sizes, binary pixels")
+def mmd_better_samples(runs: pd.DataFrame) -> Effects:
+    """InfoVAE's samples are of better quality than the VAE's, on the average over the sizes of the training set."""
+    return average(difference(*binary_mmd_and_vae(runs, "frechet_distance")))
+
+
+def default_encoder(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs whose encoder has the default normalisation."""
+    return runs[runs["encoder_norm"] == "batch"] if "encoder_norm" in runs else runs
+
+
+@usage("second hand", "I(x;z) of VAE (beta 1), nats, largest receptive field", below=0.1, log=True)
+def vae_ignores_z(runs: pd.DataFrame) -> Effects:
+    """The VAE ignores its code where a PixelCNN decoder has a large receptive field."""
+    runs = extreme(default_encoder(under_pixelcnn(runs)), "receptive_radius", "max")
+    return values(runs, "mutual_information", objective="elbo").clip(lower=0.01)
+
+
+@usage("summary", "of MMD: I(x;z) / 1 nat; 0.08 / squared MMD", above=1, log=True)
+def infovae_uses_z(runs: pd.DataFrame) -> Effects:
+    """InfoVAE at alpha = 1 uses its code and matches the prior, whatever the decoder's receptive field."""
+    mmd: dict[str, Any] = {"objective": "mmd", "alpha": 1, "lambda_": OBJECTIVES["mmd"]["lambda_"]}
+    return used_and_matched(default_encoder(runs), "receptive_radius", **mmd)
+
+
+@comparison("authors' code", "of MMD: I(x;z) / 1 nat; 0.08 / squared MMD", above=1, log=True)
+def mmd_uses_z(runs: pd.DataFrame) -> Effects:
+    """MMD uses its code under a PixelCNN decoder and matches the prior, in every latent dimension."""
+    return used_and_matched(runs, "latent_dim", objective="mmd")
+
+
+@comparison("authors' code", "of Stein: I(x;z) / 1 nat; 0.08 / squared MMD", above=1, log=True)
+def stein_uses_z(runs: pd.DataFrame) -> Effects:
+    """Stein uses its code under a PixelCNN decoder and matches the prior, in every latent dimension."""
+    return used_and_matched(runs, "latent_dim", objective="stein")
+
+
+@comparison("authors' code", "of Wasserstein: I(x;z) / 1 nat; 0.08 / squared MMD", above=1, log=True)
+def adversary_uses_z(runs: pd.DataFrame) -> Effects:
+    """The adversary (Wasserstein) uses its code under a PixelCNN decoder and matches the prior, in every dimension."""
+    return used_and_matched(runs, "latent_dim", objective="wasserstein")
+
+
+@comparison("summary", "of Jensen: I(x;z) / 1 nat; 0.08 / squared MMD", above=1, log=True)
+def jensen_uses_z(runs: pd.DataFrame) -> Effects:
+    """Jensen uses its code under a PixelCNN decoder and matches the prior, in every latent dimension."""
+    return used_and_matched(runs, "latent_dim", objective="jensen")
+
+
+@comparison("authors' code", "squared MMD of MMD / of the other, test images", below=1.25, log=True)
+def mmd_best_squared_mmd(runs: pd.DataFrame) -> Effects:
+    """MMD matches the prior as well as Stein and the adversary or better, by squared MMD, in every dimension."""
+    mmd, stein, wasserstein = (of(runs, "squared_mmd", name, used=True) for name in ("mmd", "stein", "wasserstein"))
+    return together(Stein=ratio(mmd, stein), Wasserstein=ratio(mmd, wasserstein))
+
+
+@comparison("authors' code", "|log det Cov[q(z)] / dim| of MMD - of the other, test images")
+def mmd_best_log_det(runs: pd.DataFrame) -> Effects:
+    """MMD matches the prior better than Stein and the adversary, by log det Cov[q(z)], in every dimension."""
+    metric, names = "log_det_cov_per_dim_test", ("mmd", "stein", "wasserstein")
+    mmd, stein, wasserstein = (of(runs, metric, name, used=True).abs() for name in names)
+    return together(Stein=difference(mmd, stein), Wasserstein=difference(mmd, wasserstein))
+
+
+@comparison("authors' code", "class cross-entropy of MMD - of the other, nats")
+def mmd_best_classes(runs: pd.DataFrame) -> Effects:
+    """MMD's samples have a truer class distribution than Stein's and the adversary's, in up to 20 dimensions."""
+    runs = runs[runs["latent_dim"] <= 20]
+    mmd, stein, wasserstein = (of(runs, "class_cross_entropy", name) for name in ("mmd", "stein", "wasserstein"))
+    return together(Stein=difference(mmd, stein), Wasserstein=difference(mmd, wasserstein))
+
+
+@comparison("authors' code", "class cross-entropy of Wasserstein - of Stein, nats")
+def adversary_better_classes(runs: pd.DataFrame) -> Effects:
+    """The adversary's samples have a truer class distribution than Stein's, in 10 and more dimensions."""
+    runs = runs[runs["latent_dim"] >= 10]
+    return difference(*(of(runs, "class_cross_entropy", name) for name in ("wasserstein", "stein")))
+
+
+@comparison("authors' code", "squared MMD averaged over training, MMD / Wasserstein", below=1, log=True)
+def adversary_slower(runs: pd.DataFrame) -> Effects:
+    """The adversary takes longer than MMD to match the prior, in every dimension."""
+    return ratio(*(of(runs, "mmd_over_training", name, used=True) for name in ("mmd", "wasserstein")))
+
+
+@comparison("recalled", "relative jitter of the squared MMD, MMD / Wasserstein", below=1, log=True)
+def adversary_less_stable(runs: pd.DataFrame) -> Effects:
+    """The adversary's match with the prior is less stable than MMD's in the second half of training."""
+    return ratio(*(of(runs, "relative_jitter", name, used=True) for name in ("mmd", "wasserstein")))
+
+
+@labels("authors' code", "error of a support vector machine on draws of z (chance 0.9), averaged_elbo", above=0.85)
+def averaged_elbo_at_chance(runs: pd.DataFrame) -> Effects:
+    """With 1,000 labels the code of what the authors' code calls ELBO is at chance, in every dimension."""
+    return of(runs, "svm_error_sampled", "averaged_elbo")
+
+
+@labels("authors' code", "error on draws of z: no regulariser - MMD up to 5; MMD - no regulariser - 0.01 from 10")
+def unregularized_better_in_few(runs: pd.DataFrame) -> Effects:
+    """Without a regulariser the code classifies better than MMD's in 2 and 5 dimensions; from 10 on MMD's is level."""
+    excess = difference(*(of(runs, "svm_error_sampled", name) for name in ("mmd", "unregularized")))
+    return (excess - 0.01).where(excess.index.get_level_values("latent_dim") >= 10, -excess)
+
+
+@labels("authors' code", "error on draws of z, of MMD - of the other")
+def mmd_best_error(runs: pd.DataFrame) -> Effects:
+    """MMD's code classifies better than Stein's, the adversary's and the VAE's, in every dimension."""
+    mmd, *others = (of(runs, "svm_error_sampled", name) for name in ("mmd", "stein", "wasserstein", "elbo"))
+    return together(**dict(zip(("Stein", "Wasserstein", "VAE"), (difference(mmd, o) for o in others), strict=True)))
+
+
+@claim("log_likelihood", "recalled", "bound on -log p(x), of the InfoVAE - of VAE, nats, PixelCNN decoder", below=0.5)
+def likelihood_on_a_par(runs: pd.DataFrame) -> Effects:
+    """InfoVAE with MMD, Stein or the adversary has a log-likelihood on a par with the VAE's or better."""
+    vae, names = of(runs, "nll", "elbo"), {"MMD": "mmd", "Stein": "stein", "Wasserstein": "wasserstein"}
+    return together(**{word: difference(of(runs, "nll", name, used=True), vae) for word, name in names.items()})

@@ -11,11 +11,11 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from infovae.claims import TUNED
 from infovae.experiments import MODULES, experiment_class
+from infovae.old_claims import TUNED
+from infovae.old_verdicts import EMPTY_CODE, EMPTY_TOY_CODE, Verdict
 from infovae.site import SYMBOLS
 from infovae.tables import format_number
-from infovae.verdicts import EMPTY_CODE, EMPTY_TOY_CODE, Verdict
 
 READING = (
     "A claim holds where its effect lies below its bound: reproduced if the whole 95 % interval over seeds does, not "

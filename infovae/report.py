@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from infovae.claims import ledger
 from infovae.config import PROJECT_ROOT, ParameterError
 from infovae.experiments import MODULES, Experiment, make_experiment
 from infovae.ledger import (
@@ -26,6 +25,7 @@ from infovae.ledger import (
     summarize,
     tabulate_verdicts,
 )
+from infovae.old_claims import ledger
 from infovae.site import render_discussion, render_index, render_notebook
 from infovae.store import to_json, write_atomically
 from infovae.tables import compare_with_paper, format_number, format_table, show_table, to_markdown, write_tables
@@ -237,7 +237,20 @@ def _leave_one_out(published: dict[str, tuple[Experiment, pd.DataFrame]], claims
 
 def show_claims(claims: pd.DataFrame) -> Styler:
     """Return the readable ledger for a notebook, with every word of every cell."""
-    return show_table(format_claims(claims), "claims")
+    if "measured" not in claims:
+        return show_table(format_claims(claims), "claims")
+    words = {
+        "verdict": "verdict",
+        "statement": "statement",
+        "measured": "measured",
+        "holds": "holds",
+        "condition": "where",
+    }
+    numbers = {"mean": "ours", "ci95_low": "from", "ci95_high": "to", "authors": "theirs"}
+    readable = claims[list(words)].rename(columns=words)
+    for column, title in numbers.items():
+        readable[title] = [format_number(value) for value in claims[column]]
+    return show_table(readable.assign(seeds=claims["n_seeds"]), "claims")
 
 
 def format_headline(published: dict[str, tuple[Experiment, pd.DataFrame]]) -> pd.DataFrame:

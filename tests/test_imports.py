@@ -8,7 +8,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "infovae"
 LAYERS = [
-    ["labels"],
+    ["labels", "intervals", "authors"],
     [
         "parsers",
         "sources",
@@ -27,7 +27,7 @@ LAYERS = [
     ["checkpoint"],
     ["store", "worker", "sweep"],
     ["experiments"],
-    ["figures", "verdicts", "claims", "site", "tables", "ledger", "report", "verify"],
+    ["figures", "verdicts", "claims", "old_verdicts", "old_claims", "site", "tables", "ledger", "report", "verify"],
     ["notebooks", "lab"],
     ["reproduce"],
     ["__main__"],

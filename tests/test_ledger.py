@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from infovae.claims import CLAIMS, TUNED, ledger
 from infovae.experiments import MODULES
 from infovae.ledger import OURS, compare_ledgers, group_claims, mark, tabulate_verdicts
+from infovae.old_claims import CLAIMS, TUNED, ledger
 
 
 def test_ledger_is_grouped_and_no_claim_is_lost() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from infovae.claims import ledger
 from infovae.config import PROJECT_ROOT, ParameterError
 from infovae.experiments import make_experiment
 from infovae.figures import Captioned
+from infovae.old_claims import ledger
 from infovae.report import (
     discuss,
     format_command,

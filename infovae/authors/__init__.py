@@ -1,0 +1,49 @@
+"""The authors' own numbers in the shape of our runs, so that one function gives their effect and ours.
+
+README.md beside the tables says where they are from.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from importlib import resources
+
+import pandas as pd
+
+OUR_NAMES = {"adversarial": "wasserstein", "elbo": "averaged_elbo"}
+"""Of the objectives in figure.csv and training_curves.csv."""
+
+
+def read(name: str) -> pd.DataFrame:
+    """Return one of the tables as it is."""
+    with resources.files(__name__).joinpath(f"{name}.csv").open(encoding="utf-8") as file:
+        return pd.read_csv(file)
+
+
+@lru_cache
+def runs(experiment: str) -> pd.DataFrame | None:
+    """Return their numbers as an experiment's runs, a single seed; None where they have none. I(x;z) is NaN."""
+    if experiment in ("divergence_comparison", "semi_supervised"):
+        figure = read("figure").replace({"objective": OUR_NAMES})
+        table = figure.pivot(index=["objective", "latent_dim"], columns="metric", values="value").reset_index()
+        table["log_det_cov_per_dim_test"] = table["log_det_cov_total"] / table["latent_dim"]
+        table["svm_error_sampled"] = 1 - table["accuracy_1000_labels"]
+        table = pd.concat([table, pd.DataFrame({"objective": history()["run_id"].unique()})])
+    elif experiment == "variance_overestimation":
+        spread = read("variance").assign(latent_dim=5, binarization="none")
+        spread["value"] = spread["log_det_cov_total"] / spread["latent_dim"]
+        keys = ["objective", "n_train", "latent_dim", "binarization"]
+        table = spread.pivot(index=keys, columns="split", values="value").add_prefix("log_det_cov_per_dim_")
+        table = table.reset_index()
+    elif experiment == "log_likelihood":
+        table = read("likelihood").replace({"objective": {"adversarial": "wasserstein"}})
+    else:
+        return None
+    table["run_id"] = table["objective"].where(table.get("latent_dim", pd.Series(0, table.index)).isna())
+    return table.assign(seed=0, status="done", dataset="mnist", decoder="pixelcnn", mutual_information=math.nan)
+
+
+def history() -> pd.DataFrame:
+    """Return their training curves in the shape of a history; the latent dimension of these runs is not stated."""
+    return read("training_curves").replace({"objective": OUR_NAMES}).rename(columns={"objective": "run_id"})
