@@ -312,7 +312,7 @@ class SemiSupervisedEvaluation(Settings):
     """Error of (transductive) support vector machines with few labels on E[z|x], of the former on z too."""
 
     revision: Literal[2] = 2
-    n_labels: Annotated[int, Field(strict=True, ge=20, le=50_000, multiple_of=10)] = 1000  # as many of each class
+    n_labels: Annotated[int, Field(strict=True, ge=20, le=50_000)] = 1000
     n_draws: Annotated[int, Field(strict=True, ge=1, le=100)] = 3
     n_unlabelled: Annotated[int, Field(strict=True, ge=0, le=60_000)] = 2000
     n_pool: Annotated[int, Field(strict=True, ge=20, le=60_000)] = 10_000  # training images that both are drawn from

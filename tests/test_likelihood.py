@@ -17,7 +17,7 @@ from infovae.evaluation.likelihood import (
     powers_of_ten,
     search_elsewhere,
 )
-from infovae.evaluation.proposal import DEGREES_OF_FREEDOM, Mixture, Proposal, fit_proposal, initial_proposal
+from infovae.evaluation.proposal import DEGREES_OF_FREEDOM, Proposal, fit_proposal, initial_proposal
 from infovae.networks import Decoder, Gaussian, IndependentDecoder
 
 
@@ -132,7 +132,6 @@ def test_bound_rises_to_log_p_x_from_below(linear: Known) -> None:
     gaps = [linear.gap(estimate.log_p_x[k]) for k in (1, 10, 100, 1000)]
     assert gaps == sorted(gaps)
     assert gaps[0] < -1 and gaps[2] < -0.01 and -0.02 < gaps[3] < 0.01
-    assert estimate.mean_log_p_x()[100] == pytest.approx(float(linear.log_p_x.mean()) + gaps[2])
 
 
 def test_each_bound_averages_over_disjoint_groups_of_the_same_draws(linear: Known) -> None:
@@ -258,24 +257,16 @@ def test_bernoulli_decoder_with_two_codes_agrees_with_quadrature() -> None:
 # Modes that the encoder does not know
 
 
-def test_a_mixture_has_the_mean_density_and_draws_from_each_component() -> None:
-    at = [Proposal(torch.full((2, 1), mu).double(), torch.full((2, 1, 1), 0.1).double()) for mu in (-1.0, 2.0)]
-    mixture = Mixture(tuple(at))
-    z = torch.linspace(-2, 3, 11).double().view(11, 1, 1).expand(11, 2, 1)
-    expected = (at[0].log_prob(z).exp() + at[1].log_prob(z).exp()) / 2
-    torch.testing.assert_close(mixture.log_prob(z).exp(), expected)
-    draws = mixture.sample(20_000, generator())
-    assert draws.shape == (20_000, 2, 1)
-    share_left = (draws < 0.5).double().mean((0, 2))
-    torch.testing.assert_close(share_left, torch.full((2,), 0.5).double(), atol=0.02, rtol=0)
-    assert not torch.equal(draws[:, 0] < 0.5, draws[:, 1] < 0.5)  # each image draws its own
-
-
-def test_a_mixture_of_the_posterior_and_others_is_exact(linear: Known) -> None:
-    wide = Proposal(torch.zeros_like(linear.posterior_mu), torch.eye(5).double().expand(50, 5, 5))
-    mixture = Mixture((linear.posterior(), wide))
-    estimate = importance_weighted_bound(linear.decoder, mixture, linear.x, generator(), (1000,), chunk=20)
-    assert linear.gap(estimate.log_p_x[1000]) == pytest.approx(0, abs=0.01)
+def test_draws_of_several_proposals_are_weighted_by_the_mean_of_their_densities(linear: Known) -> None:
+    """Half of the draws come from the posterior, half from where it is not: exact, and effective by half."""
+    elsewhere = Proposal(linear.posterior_mu + 5, linear.posterior().scale_tril)
+    for chunk in (20, 1000):
+        estimate = importance_weighted_bound(
+            linear.decoder, elsewhere, linear.x, generator(), (10, 1000), chunk, others=[linear.posterior()]
+        )
+        assert linear.gap(estimate.log_p_x[1000]) == pytest.approx(0, abs=0.01)
+        assert linear.gap(estimate.log_p_x[10]) == pytest.approx(0, abs=0.02)  # each group has draws of both
+        assert 900 < float(estimate.effective_sample_size.min()) < 1020
 
 
 class Symmetric(Decoder):
@@ -305,7 +296,7 @@ def test_the_search_reveals_a_mode_that_the_effective_sample_size_does_not() -> 
         exact += math.log(12 / 2000)
     q = Gaussian(z_true, torch.full((20, 1), 0.1))
     estimate = estimate_log_likelihood(decoder, q, x, generator(), 100, 100, chunk=100)
-    assert isinstance(estimate.proposal, Proposal)
+    assert estimate.proposal is not None
     short = exact - estimate.log_p_x[100]
     assert 0.2 < float(short.mean()) < math.log(2) + 0.05
     assert float(estimate.effective_sample_size.median()) > 80  # of 100: all looks well
@@ -329,38 +320,29 @@ def test_the_search_finds_nothing_where_there_is_one_mode(linear: Known) -> None
 def annealed() -> tuple[Known, AnnealedEstimate, AnnealedEstimate]:
     case = known(n=30)
     short, long = (
-        annealed_importance_sampling(case.decoder, case.x, 5, generator(), n_temperatures=n, posterior_sample=case.z)
-        for n in (30, 300)
+        annealed_importance_sampling(case.decoder, case.x, 5, generator(), n_temperatures=n) for n in (30, 300)
     )
     return case, short, long
 
 
-def upper(estimate: AnnealedEstimate) -> Tensor:
-    assert estimate.upper is not None
-    return estimate.upper
-
-
-def test_annealing_brackets_log_p_x_and_more_temperatures_close_the_gap(
+def test_annealing_rises_to_log_p_x_from_below_as_temperatures_grow(
     annealed: tuple[Known, AnnealedEstimate, AnnealedEstimate],
 ) -> None:
     case, short, long = annealed
     noise = 0.06  # standard error of a mean over the images, at 300 temperatures
     assert case.gap(short.lower) + 0.2 < case.gap(long.lower) < noise
-    assert case.gap(upper(short)) - 0.2 > case.gap(upper(long)) > -noise
-    assert case.gap(upper(long)) - case.gap(long.lower) < 0.3
+    assert case.gap(long.lower) > -0.2
     assert 0.5 < long.acceptance < 0.85
 
 
 def test_annealing_averages_to_p_x_itself(annealed: tuple[Known, AnnealedEstimate, AnnealedEstimate]) -> None:
-    """E[w] = p(x) and E[1 / w] = 1 / p(x), from which the bounds follow: only if each transition is invariant."""
+    """E[w] = p(x), from which the bound follows: only if each transition is invariant."""
     case, _, long = annealed
     assert float((long.lower - case.log_p_x).exp().mean()) == pytest.approx(1, abs=0.15)
-    assert float((case.log_p_x - upper(long)).exp().mean()) == pytest.approx(1, abs=0.15)
 
 
-def test_annealing_gives_no_upper_bound_without_posterior_samples() -> None:
+def test_annealing_leaves_the_decoder_alone() -> None:
     case = known(n=2)
     with torch.no_grad():
-        estimate = annealed_importance_sampling(case.decoder, case.x, 5, generator(), n_temperatures=5)
-    assert estimate.upper is None
+        annealed_importance_sampling(case.decoder, case.x, 5, generator(), n_temperatures=5)
     assert all(parameter.grad is None for parameter in case.decoder.parameters())

@@ -19,6 +19,7 @@ from infovae.evaluation.semi_supervised import (
     SvmSettings,
     choose_settings,
     draw_labelled,
+    make_draw_seeds,
     peeking_errors,
     semi_supervised_errors,
     svm_error,
@@ -38,6 +39,10 @@ def balanced_labels(per_class: int) -> Labels:
 
 def identity_code(labels: Labels, noise: float = 0.1, seed: int = 0) -> Array:
     return np.eye(10)[labels] + noise * rng(seed).standard_normal((len(labels), 10))
+
+
+def chosen_svm_error(train: Array, labels: Labels, test: Array, test_labels: Labels) -> float:
+    return svm_error(train, labels, test, test_labels, choose_settings(train, labels, 0))
 
 
 # --- draws
@@ -88,11 +93,11 @@ def test_settings_are_those_of_two_searches_of_a_library() -> None:
 def test_settings_ignore_common_scale_and_position_and_so_does_the_error() -> None:
     labels, test_labels = balanced_labels(10), balanced_labels(50)
     train, test = identity_code(labels, 0.5, 0), identity_code(test_labels, 0.5, 1)
-    error = svm_error(train, labels, test, test_labels, 0)
+    error = chosen_svm_error(train, labels, test, test_labels)
     assert 0.1 < error < 0.5
     chosen, tiny = choose_settings(train, labels, 0), choose_settings(1e-7 * train + 5, labels, 0)
     assert tiny == pytest.approx((chosen.penalty, chosen.gamma * 1e14))
-    assert svm_error(1e-7 * train + 5, labels, 1e-7 * test + 5, test_labels, 0) == pytest.approx(error, abs=0.005)
+    assert chosen_svm_error(1e-7 * train + 5, labels, 1e-7 * test + 5, test_labels) == pytest.approx(error, abs=0.005)
 
 
 def test_settings_adapt_to_fine_structure() -> None:
@@ -111,7 +116,7 @@ def test_the_test_set_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(semi_supervised, "choose_settings", spy)
     labels, test_labels = balanced_labels(30), balanced_labels(30)
     pool, test = identity_code(labels, 0.5, 0), identity_code(test_labels, 0.5, 1)
-    keywords = {"n_labels": 50, "n_draws": 2, "n_unlabelled": 100, "seed": 0}
+    keywords: dict[str, Any] = {"n_labels": 50, "n_unlabelled": 100, "draw_seeds": make_draw_seeds(0, 2)}
     right = semi_supervised_errors(pool, labels, test, test_labels, **keywords)
     # every label is wrong in the same way: the right predictions are then all counted as mistakes
     wrong = semi_supervised_errors(pool, labels, test, (test_labels + 1) % 10, **keywords)
@@ -126,8 +131,8 @@ def test_predictions_do_not_read_test_labels() -> None:
     labels, test = balanced_labels(4), identity_code(balanced_labels(10), 0.5, 1)
     train = identity_code(labels, 0.5, 0)
     # the fractions predicted as class k, each seen through test labels that are all k, add up to one
-    svm = [1 - svm_error(train, labels, test, np.full(100, k), 0) for k in range(10)]
-    tsvm = [1 - transductive_svm_error(train, labels, test, test, np.full(100, k), 0) for k in range(10)]
+    svm = [1 - chosen_svm_error(train, labels, test, np.full(100, k)) for k in range(10)]
+    tsvm = [1 - transductive_svm_error(train, labels, test, test, np.full(100, k), SETTINGS) for k in range(10)]
     assert sum(svm) == pytest.approx(1)
     assert sum(tsvm) == pytest.approx(1)
 
@@ -138,7 +143,7 @@ def test_predictions_do_not_read_test_labels() -> None:
 def test_identity_code_reads_zero_and_codes_without_information_chance() -> None:
     labels, test_labels = balanced_labels(100), balanced_labels(200)
     code, test_code = identity_code(labels, 0.05, 0), identity_code(test_labels, 0.05, 1)
-    keywords = {"n_labels": 200, "n_draws": 2, "n_unlabelled": 300, "seed": 0}
+    keywords: dict[str, Any] = {"n_labels": 200, "n_unlabelled": 300, "draw_seeds": make_draw_seeds(0, 2)}
     good = semi_supervised_errors(code, labels, test_code, test_labels, **keywords)
     constant = semi_supervised_errors(np.ones((1000, 3)), labels, np.ones((2000, 3)), test_labels, **keywords)
     # not tight clusters: they would all be right or all wrong, and the error a multiple of a tenth
@@ -155,7 +160,7 @@ def test_error_is_that_of_the_kernel_it_states() -> None:
     train, test = identity_code(labels, 0.4, 0), identity_code(test_labels, 0.4, 1)
     machine = SVC(C=SETTINGS.penalty, gamma=SETTINGS.gamma).fit(train, labels)
     expected = float(np.mean(machine.predict(test) != test_labels))
-    assert svm_error(train, labels, test, test_labels, 0, SETTINGS) == pytest.approx(expected, abs=1e-3)
+    assert svm_error(train, labels, test, test_labels, SETTINGS) == pytest.approx(expected, abs=1e-3)
 
 
 def test_error_approaches_bayes_on_two_gaussians() -> None:
@@ -165,7 +170,7 @@ def test_error_approaches_bayes_on_two_gaussians() -> None:
         2.0 * y[:, None] + rng(seed).standard_normal((len(y), 1)) for seed, y in enumerate((labels, test_labels))
     )
     bayes = 0.5 * math.erfc(1 / math.sqrt(2))  # Phi(-1): half the distance between the means
-    assert svm_error(train, labels, test, test_labels, 0) == pytest.approx(bayes, abs=0.012)
+    assert chosen_svm_error(train, labels, test, test_labels) == pytest.approx(bayes, abs=0.012)
 
 
 def test_bad_features_and_too_few_labels_are_refused() -> None:
@@ -177,7 +182,7 @@ def test_bad_features_and_too_few_labels_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 2 classes with 2 labels each"):
         choose_settings(identity_code(labels[:10]), labels[:10], 0)
     with pytest.raises(ValueError, match=r"labels \(n,\)"):
-        svm_error(identity_code(labels), labels, identity_code(labels), labels[:-1], 0)
+        svm_error(identity_code(labels), labels, identity_code(labels), labels[:-1], SETTINGS)
 
 
 # --- the transductive machine
@@ -188,8 +193,8 @@ def test_unlabelled_points_move_the_boundary_into_the_gap() -> None:
     labelled, labels = np.array([[-2.0], [-1.0], [1.5], [2.5]]), np.array([0, 0, 1, 1])
     points = np.concatenate([np.linspace(-3, 0.8, 100), np.linspace(1.2, 3, 100)])[:, None]
     classes = (points[:, 0] > 1).astype(np.int64)
-    assert svm_error(labelled, labels, points, classes, 0, SETTINGS) > 0.05
-    assert transductive_svm_error(labelled, labels, points, points, classes, 0, SETTINGS) == 0
+    assert svm_error(labelled, labels, points, classes, SETTINGS) > 0.05
+    assert transductive_svm_error(labelled, labels, points, points, classes, SETTINGS) == 0
 
 
 def test_unlabelled_points_help_on_two_moons_and_on_digits() -> None:
@@ -202,8 +207,8 @@ def test_unlabelled_points_help_on_two_moons_and_on_digits() -> None:
         unlabelled = np.delete(x[:400], labelled, axis=0)
         errors.append(
             (
-                svm_error(*few, x[400:], y[400:], 0, moons),
-                transductive_svm_error(*few, unlabelled, x[400:], y[400:], 0, moons),
+                svm_error(*few, x[400:], y[400:], moons),
+                transductive_svm_error(*few, unlabelled, x[400:], y[400:], moons),
             )
         )
     svm, tsvm = np.mean(errors, axis=0)
@@ -217,9 +222,8 @@ def test_unlabelled_points_help_on_two_moons_and_on_digits() -> None:
         test,
         digits.test_labels.numpy(),
         n_labels=100,
-        n_draws=2,
         n_unlabelled=800,
-        seed=0,
+        draw_seeds=make_draw_seeds(0, 2),
     )
     assert found["tsvm_error"] < 0.7 * found["svm_error"] < 0.1
 
@@ -227,11 +231,11 @@ def test_unlabelled_points_help_on_two_moons_and_on_digits() -> None:
 def test_without_unlabelled_points_or_weight_it_is_the_plain_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     labels, test_labels = balanced_labels(5), balanced_labels(100)
     train, test = identity_code(labels, 0.5, 0), identity_code(test_labels, 0.5, 1)
-    svm = svm_error(train, labels, test, test_labels, 0, SETTINGS)
-    assert transductive_svm_error(train, labels, test[:0], test, test_labels, 0, SETTINGS) == svm
-    assert transductive_svm_error(train, labels, test, test, test_labels, 0, SETTINGS) != svm
+    svm = svm_error(train, labels, test, test_labels, SETTINGS)
+    assert transductive_svm_error(train, labels, test[:0], test, test_labels, SETTINGS) == svm
+    assert transductive_svm_error(train, labels, test, test, test_labels, SETTINGS) != svm
     monkeypatch.setattr(semi_supervised, "UNLABELLED_WEIGHTS", (1e-9,))
-    assert transductive_svm_error(train, labels, test, test, test_labels, 0, SETTINGS) == pytest.approx(svm, abs=0.005)
+    assert transductive_svm_error(train, labels, test, test, test_labels, SETTINGS) == pytest.approx(svm, abs=0.005)
 
 
 @given(st.lists(st.floats(-3, 3), min_size=1, max_size=30, unique_by=abs), st.data())
@@ -265,7 +269,13 @@ def test_mean_and_spread_are_over_draws_that_do_not_depend_on_their_number() -> 
 
     def errors(n_draws: int, n_unlabelled: int = 0, seed: int = 3) -> dict[str, float]:
         return semi_supervised_errors(
-            pool, labels, test, test_labels, n_labels=40, n_draws=n_draws, n_unlabelled=n_unlabelled, seed=seed
+            pool,
+            labels,
+            test,
+            test_labels,
+            n_labels=40,
+            n_unlabelled=n_unlabelled,
+            draw_seeds=make_draw_seeds(seed, n_draws),
         )
 
     one, two = errors(1), errors(2)
@@ -290,7 +300,7 @@ def test_unlabelled_points_are_none_of_the_labelled_ones(monkeypatch: pytest.Mon
     labels = balanced_labels(10)
     pool = np.arange(100.0)[:, None]
     for n_unlabelled in (30, 1000):
-        semi_supervised_errors(pool, labels, pool, labels, n_labels=20, n_draws=1, n_unlabelled=n_unlabelled, seed=0)
+        semi_supervised_errors(pool, labels, pool, labels, n_labels=20, n_unlabelled=n_unlabelled, draw_seeds=[0])
     assert [len(unlabelled) for _, unlabelled in seen] == [30, 80]
     for labelled, unlabelled in seen:
         assert len({*labelled, *unlabelled}) == len(labelled) + len(unlabelled)
@@ -302,14 +312,13 @@ def test_unlabelled_points_are_none_of_the_labelled_ones(monkeypatch: pytest.Mon
 def test_authors_error_is_the_least_test_error_of_machines_with_c_1() -> None:
     labels, test_labels = balanced_labels(30), balanced_labels(30)
     pool, test = identity_code(labels, 0.5, 0), identity_code(test_labels, 0.5, 1)
-    found = peeking_errors(pool, labels, test, test_labels, n_labels=60, n_draws=1, seed=4)
-    (draw_seed,) = map(int, np.random.SeedSequence(4).generate_state(1))
-    drawn = rng(draw_seed).choice(300, 60, replace=False)
+    found = peeking_errors(pool, labels, test, test_labels, n_labels=60, draw_seeds=[4])
+    drawn = rng(4).choice(300, 60, replace=False)
     assert len(set(np.bincount(labels[drawn], minlength=10))) > 1  # without regard to classes
     scale = pool[drawn].var(axis=0).sum()
     errors = [
         float(np.mean(SVC(gamma=2.0**k / scale).fit(pool[drawn], labels[drawn]).predict(test) != test_labels))
-        for k in range(-4, 6)
+        for k in range(-4, 8)
     ]
     assert found["svm_error_authors"] == pytest.approx(min(errors), abs=1e-9)
     assert min(errors) <= found["svm_error_rbf_sampled"] <= max(errors)
@@ -319,6 +328,6 @@ def test_looking_at_test_labels_gains_on_noise_and_the_honest_choice_does_not() 
     """Codes without information: chance is 0.9, and the least of ten errors on 200 images lies a little below it."""
     labels, test_labels = balanced_labels(100), balanced_labels(20)
     noise, test_noise = rng(2).standard_normal((1000, 10)), rng(3).standard_normal((200, 10))
-    found = peeking_errors(noise, labels, test_noise, test_labels, n_labels=100, n_draws=10, seed=0)
+    found = peeking_errors(noise, labels, test_noise, test_labels, n_labels=100, draw_seeds=range(10))
     assert found["svm_error_rbf_sampled"] == pytest.approx(0.9, abs=0.02)
     assert found["svm_error_authors"] < found["svm_error_rbf_sampled"] - 0.008

@@ -103,6 +103,7 @@ def test_notebook_becomes_a_page(tmp_path: Path) -> None:
     assert page.all("img")[0]["alt"] == 'a "b" <c>'
     assert "<title>A &amp; B · InfoVAE" in page.text and page.links == ["#main", "notebook.ipynb"]
     assert 'class="highlight' in page.text
+    assert page.all("meta")[1]["content"] == "script-src 'none'", "no text of a result may run in a reader's browser"
 
 
 def test_interval_lies_on_its_side_of_the_bound() -> None:

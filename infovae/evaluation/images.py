@@ -40,11 +40,15 @@ def see(
     images : the first images of `split`, uint8 (n, H, W): a static binarisation is the same for any number of them.
     rows : of these images, to be returned; by default all.
     """
-    binarization = str(getattr(config, "binarization", "dynamic"))
-    if binarization == "static":
+    if getattr(config, "binarization", "dynamic") == "static":
         images = static_binarization(images, STATIC_SEEDS[split])
     images = (images if rows is None else images[rows]).to(generator.device)
-    return grey(images) if binarization == "none" else binarize(images, generator)
+    return grey(images) if is_grey(config) else binarize(images, generator)
+
+
+def is_grey(config: RunConfig | PixelConfig) -> bool:
+    """Return whether the run is a model of grey images."""
+    return getattr(config, "binarization", "dynamic") == "none"
 
 
 def grey(images: Tensor) -> Tensor:

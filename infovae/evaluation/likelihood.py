@@ -25,7 +25,6 @@ from infovae.evaluation.annealing import annealed_importance_sampling
 from infovae.evaluation.images import Evaluated, Split, encode, in_batches, see, split_images
 from infovae.evaluation.latent import reconstruction_nll
 from infovae.evaluation.proposal import (
-    Mixture,
     Proposal,
     fit_proposal,
     initial_proposal,
@@ -72,7 +71,7 @@ def evaluate(
     of_test = estimate_log_likelihood(model.decoder, q, x, generator, **budget)
     nll = -of_test.log_p_x[evaluation.n_draws]
     ess = of_test.effective_sample_size / evaluation.n_draws
-    metrics = {f"nll_{k}": -value for k, value in of_test.mean_log_p_x().items()} | {
+    metrics = {f"nll_{k}": -float(log_p_x.mean()) for k, log_p_x in of_test.log_p_x.items()} | {
         "nll": float(nll.mean()),
         "nll_std_error": _std_error(nll),
         "ess_median": float(ess.median()),
@@ -83,7 +82,7 @@ def evaluate(
     if evaluation.n_train_images:
         x_train = draw("train", config.n_train, evaluation.n_train_images)
         of_train = estimate_log_likelihood(model.decoder, encode(model, x_train), x_train, generator, **budget)
-        metrics["nll_train"] = -of_train.mean_log_p_x()[evaluation.n_draws]
+        metrics["nll_train"] = -float(of_train.log_p_x[evaluation.n_draws].mean())
         metrics["nll_gap"] = metrics["nll"] - metrics["nll_train"]
     if evaluation.n_annealed and config.latent_dim:
         n = min(evaluation.n_annealed, len(x))
@@ -93,7 +92,7 @@ def evaluate(
         metrics["nll_annealed"] = -float(annealed.lower.mean())
         metrics["nll_annealed_reference"] = float(nll[:n].mean())
         metrics["annealed_acceptance"] = annealed.acceptance
-    if evaluation.n_searched and isinstance(of_test.proposal, Proposal):
+    if evaluation.n_searched and of_test.proposal:
         n = min(evaluation.n_searched, len(x))
         searched = -search_elsewhere(model.decoder, of_test.proposal.of_images(slice(n)), x[:n], generator, **budget)
         metrics["nll_searched"] = float(searched.mean())
@@ -107,26 +106,19 @@ def _std_error(values: Tensor) -> float:
 
 
 class LikelihoodEstimate(NamedTuple):
-    """Importance-weighted bounds log p_K(x), K -> nats for each image, and how well the proposal fits.
+    """Importance-weighted bounds on log p(x) in nats for each of n images, and how well the proposal fits.
 
     Attributes
     ----------
-    log_p_x : dict of int to Tensor, shape (n,), float64
-        A lower bound on log p(x) in expectation for each K, increasing in K in expectation.
-    effective_sample_size : Tensor, shape (n,), float64
-        (sum w)^2 / sum w^2 over all draws, from 1 to the largest K. Near 1, the bound rests on a single draw and more
-        draws would raise it. It cannot see a mode of the posterior that the proposal misses.
-    proposal : Proposal or None
-        From which the draws came; None where none were needed.
+    log_p_x : K -> (n,), float64. A lower bound in expectation for each K, increasing in K in expectation.
+    effective_sample_size : (n,), float64: (sum w)^2 / sum w^2 over all draws, from 1 to their number. Near 1, the bound
+        rests on a single draw and more draws would raise it. It cannot see a mode of p(z|x) that the proposal misses.
+    proposal : from which the draws came; None where none were needed.
     """
 
     log_p_x: dict[int, Tensor]
     effective_sample_size: Tensor
-    proposal: Proposal | Mixture | None
-
-    def mean_log_p_x(self) -> dict[int, float]:
-        """K -> mean over images, in nats per image."""
-        return {k: float(log_p_x.mean()) for k, log_p_x in self.log_p_x.items()}
+    proposal: Proposal | None
 
 
 @torch.no_grad()
@@ -139,100 +131,75 @@ def estimate_log_likelihood(
     fit_steps: int,
     chunk: int,
 ) -> LikelihoodEstimate:
-    """Fit a proposal to the frozen decoder and return the bounds for K = 1, 10, ... up to n_draws.
+    """Fit a proposal to the frozen decoder, from q(z|x) on, and return the bounds for K = 1, 10, ... up to n_draws.
 
     A decoder without a code (latent dimension 0) needs neither: its log p(x) is exact, the same for every K, and its
-    effective sample size is NaN.
-
-    Parameters
-    ----------
-    q_z_given_x : Gaussian
-        The encoder's posteriors of the images: where the fit starts.
-    x : Tensor, shape (n, 1, h, w)
-    n_draws : int
-        A power of ten.
-    fit_steps : int
-        For each image.
-    chunk : int
-        Images fitted at the same time, and pairs (x, z) in one call of the decoder. 1,000 images of 28 x 28 fall out of
-        a CPU's caches: the PixelCNN took 2.7 times as long for each pair as with 100.
+    effective sample size is NaN. `chunk` is the number of images fitted at the same time, and of pairs (x, z) in one
+    call of the decoder. 1,000 images of 28 x 28 fall out of a CPU's caches: the PixelCNN took 2.7 times as long for
+    each pair as with 100.
     """
     n_samples = powers_of_ten(n_draws)
     if q_z_given_x.mu.shape[1] == 0:
         exact = in_batches(decoder.log_prob, x, q_z_given_x.mu, size=chunk).double()
         return LikelihoodEstimate(dict.fromkeys(n_samples, exact), torch.full_like(exact, math.nan), None)
-    start = initial_proposal(q_z_given_x)
-    proposal = fit_proposal(decoder, start, x, generator, steps=fit_steps, batch_size=chunk)
+    proposal = fit_proposal(decoder, initial_proposal(q_z_given_x), x, generator, fit_steps, chunk)
     return importance_weighted_bound(decoder, proposal, x, generator, n_samples, chunk)
 
 
 def powers_of_ten(largest: int) -> tuple[int, ...]:
-    """1, 10, 100, ... up to `largest`: the K at which bounds are reported."""
+    """Return 1, 10, 100, ... up to `largest`: the K at which bounds are reported."""
     return tuple(10**exponent for exponent in range(len(str(largest))))
 
 
 @torch.no_grad()
 def importance_weighted_bound(
     decoder: Decoder,
-    proposal: Proposal | Mixture,
+    proposal: Proposal,
     x: Tensor,
     generator: torch.Generator,
     n_samples: Sequence[int] = (1, 10, 100, 1000),
     chunk: int = 1000,
+    others: Sequence[Proposal] = (),
 ) -> LikelihoodEstimate:
-    """Importance-weighted bounds on log p(x) (Burda, Grosse and Salakhutdinov 2016), for the K in `n_samples`.
+    """Return importance-weighted bounds on log p(x) (Burda, Grosse and Salakhutdinov 2016), for the K in `n_samples`.
 
         log p_K(x) = log (1/K) sum_k w_k,    w_k = p(x|z_k) p(z_k) / r(z_k|x),    z_k ~ r(z|x)
 
     All K share one set of log-weights; a K below the largest is the average of log p_K over the disjoint groups of K
-    draws, so each is unbiased for its own bound.
+    draws, so each is unbiased for its own bound. With `others`, further proposals for the same images x (n, 1, h, w),
+    K is the number of draws from each of them, and r the mean of their densities.
 
-    Parameters
-    ----------
-    proposal : Proposal or Mixture
-        For exactly these images.
-    x : Tensor, shape (n, 1, h, w)
-    generator : torch.Generator
-    n_samples : sequence of int
-        Each must divide the largest.
-    chunk : int
-        Pairs (x, z) in one call of the decoder.
+    Raises
+    ------
+    ValueError
+        If an element of n_samples does not divide the largest, or the proposal is for another number of images.
     """
     largest = max(n_samples)
     if min(n_samples) < 1 or any(largest % k for k in n_samples):
         raise ValueError(f"n_samples={tuple(n_samples)}: each must be positive and divide the largest, {largest}")
     require_same_length(proposal, x)
     rows = [slice(first, first + chunk) for first in range(0, len(x), chunk)]
-    log_w = [_log_weights(decoder, proposal.of_images(part), x[part], generator, largest, chunk) for part in rows]
-    return _estimate(torch.cat(log_w, 1), n_samples, proposal)
-
-
-def _estimate(log_w: Tensor, n_samples: Sequence[int], proposal: Proposal | Mixture) -> LikelihoodEstimate:
-    """Bounds and effective sample size from log-weights of shape (draws, n)."""
-    groups = {k: log_w.view(len(log_w) // k, k, -1) for k in n_samples}
-    log_p_x = {k: (group.logsumexp(1) - math.log(k)).mean(0) for k, group in groups.items()}
+    parts = [([r.of_images(part) for r in (proposal, *others)], x[part]) for part in rows]
+    log_w = torch.cat([_log_weights(decoder, *part, generator, largest, chunk) for part in parts], 1)
+    groups = {k: log_w.view(largest // k, k * (1 + len(others)), -1) for k in n_samples}
+    log_p_x = {k: (group.logsumexp(1) - math.log(group.shape[1])).mean(0) for k, group in groups.items()}
     effective_sample_size = (2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp()
     return LikelihoodEstimate(log_p_x, effective_sample_size, proposal)
 
 
 def _log_weights(
-    decoder: Decoder,
-    proposal: Proposal | Mixture,
-    x: Tensor,
-    generator: torch.Generator,
-    n_draws: int,
-    chunk: int,
+    decoder: Decoder, proposals: Sequence[Proposal], x: Tensor, generator: torch.Generator, n_draws: int, chunk: int
 ) -> Tensor:
-    """log p(x|z) + log p(z) - log r(z|x) for n_draws draws, shape (n_draws, n), float64."""
-    n = len(x)
-    draws_per_call = max(1, chunk // n)
-    log_w = []
-    for start in range(0, n_draws, draws_per_call):
-        k = min(draws_per_call, n_draws - start)
-        z = proposal.sample(k, generator).to(x.dtype)
-        log_p_x_given_z = decoder.log_prob(x.repeat(k, *[1] * (x.ndim - 1)), z.flatten(0, 1)).view(k, n)
+    """Return log p(x|z) + log p(z) - log r(z|x) for n_draws draws of each of m proposals, (n_draws m, n), float64."""
+    n, m, log_w = len(x), len(proposals), []
+    draws_per_call = max(1, chunk // (n * m))
+    for first in range(0, n_draws, draws_per_call):
+        k = min(draws_per_call, n_draws - first)
+        z = torch.stack([r.sample(k, generator) for r in proposals], 1).flatten(0, 1).to(x.dtype)  # (k m, n, d)
+        log_p_x_given_z = decoder.log_prob(x.repeat(k * m, *[1] * (x.ndim - 1)), z.flatten(0, 1)).view(k * m, n)
         z = z.double()  # the z that the decoder saw, so that rounding it changes no weight
-        log_w.append(log_p_x_given_z.double() + standard_normal_log_prob(z) - proposal.log_prob(z))
+        log_r = torch.stack([r.log_prob(z) for r in proposals]).logsumexp(0) - math.log(m)
+        log_w.append(log_p_x_given_z.double() + standard_normal_log_prob(z) - log_r)
     return torch.cat(log_w)
 
 
@@ -246,21 +213,14 @@ def search_elsewhere(
     fit_steps: int,
     chunk: int,
 ) -> Tensor:
-    """Return a bound on log p(x), (n,), whose proposal has also looked where the encoder does not point.
+    """Return a bound on log p(x), (n,), whose proposals have also looked where the encoder does not point.
 
-    A mixture of the given proposal with `N_STARTS` others, fitted as it was but started at draws of the prior; weighted
-    by the mixture's density, the draws of all of them make one bound (a defensive mixture: Owen and Zhou 2000). A mode
-    of p(z|x) that holds a share s of the posterior, is missed by the encoder and found by a fit, raises it by
-    -log(1 - s). It says nothing of a mode that no fit finds.
-
-    Parameters
-    ----------
-    proposal : fitted from the encoder's q(z|x), for these images.
-    n_draws : for each component.
+    Beside the given proposal, fitted from q(z|x) for these images, stand `N_STARTS` others, fitted as it was but
+    started at draws of the prior; n_draws of each make one bound, weighted by the mean of the densities (a defensive
+    mixture: Owen and Zhou 2000). A mode of p(z|x) that holds a share s of the posterior, is missed by the encoder and
+    found by a fit, raises it by -log(1 - s). It says nothing of a mode that no fit finds.
     """
-    n, d = proposal.mu.shape
-    scale_tril = torch.full((n, d), START_STD).to(proposal.mu).diag_embed()
-    starts = [Proposal(standard_normal((n, d), generator, proposal.mu), scale_tril) for _ in range(N_STARTS)]
-    others = [fit_proposal(decoder, start, x, generator, steps=fit_steps, batch_size=chunk) for start in starts]
-    k = n_draws * (N_STARTS + 1)
-    return importance_weighted_bound(decoder, Mixture((proposal, *others)), x, generator, (k,), chunk).log_p_x[k]
+    scale_tril = torch.full_like(proposal.mu, START_STD).diag_embed()
+    starts = [Proposal(standard_normal(proposal.mu.shape, generator, proposal.mu), scale_tril) for _ in range(N_STARTS)]
+    others = [fit_proposal(decoder, start, x, generator, fit_steps, chunk) for start in starts]
+    return importance_weighted_bound(decoder, proposal, x, generator, (n_draws,), chunk, others).log_p_x[n_draws]
