@@ -68,9 +68,10 @@ class GatedPixelCNN(Decoder):
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Return the logit of every pixel given the pixels before it: x (n, 1, H, W), z (n, d) -> (n, 1, H, W).
 
-        x must have the dtype of the weights, which the logits have too; z may have any.
+        The activations and logits have the precision of the weights, whatever that of x and z.
         """
         reach = FIRST_REACH
+        x = x.to(self.to_logit.weight.dtype)
         # Inputs are padded on the causal side only. Padding both sides would mean cropping pre-activations, whose
         # gradient is slower than the copy that padding makes, or carrying one row or column more in every layer.
         v, h = F.pad(x, (reach, reach, reach, -1)), F.pad(x, (reach, -1))
