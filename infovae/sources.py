@@ -117,13 +117,11 @@ def read_by_digest(folder: Path, digests: dict[str, str]) -> dict[str, NDArray[n
 
 
 def cache_folder() -> Path:
-    """Return INFOVAE_CACHE, or the user's cache folder, or one among temporary files for a user without a home."""
+    """Return the folder that INFOVAE_CACHE names, else the user's cache folder."""
     import platformdirs
 
-    if named := os.environ.get("INFOVAE_CACHE"):
-        return Path(os.path.expanduser(named))
-    has_home = os.path.expanduser("~") != "~"
-    return Path(platformdirs.user_cache_dir("infovae") if has_home else f"{tempfile.gettempdir()}/infovae-cache")
+    named = os.environ.get("INFOVAE_CACHE")
+    return Path(os.path.expanduser(named) if named else platformdirs.user_cache_dir("infovae"))
 
 
 def _write(path: Path, content: bytes) -> None:

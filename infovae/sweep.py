@@ -93,8 +93,13 @@ def sweep(
         As `collect` returns it. A run that failed has status "failed: <reason>" and no metrics; it is tried again by
         the next sweep.
     """
+    from infovae.evaluation import require_labels
+
     store = store or Store()
     tasks = merge(tasks)
+    for task in tasks:
+        for evaluation in task.evaluations:
+            require_labels(evaluation, task.config, load_data(task.config.dataset))
     jobs = plan(tasks, store)
     open_keys = set(jobs)
     report = on_progress or (lambda _: None)

@@ -13,16 +13,17 @@ from torch import Tensor, nn
 from infovae.config import (
     LatentEvaluation,
     LikelihoodEvaluation,
+    ParameterError,
     PixelConfig,
     RunConfig,
     SampleEvaluation,
     SemiSupervisedEvaluation,
 )
 from infovae.data import ImageData, static_binarization
-from infovae.evaluation import evaluate
+from infovae.evaluation import evaluate, require_labels
 from infovae.evaluation.images import encode, in_batches, see
 from infovae.evaluation.latent import PLANE
-from infovae.evaluation.samples import Classifier, expected_pixels, sharpness
+from infovae.evaluation.samples import CLASSIFIER_METRICS, Classifier, expected_pixels, sharpness
 from infovae.model import Model, PixelModel, build_model
 from infovae.networks import Encoder, Gaussian, IndependentDecoder
 
@@ -120,6 +121,33 @@ def test_means_have_a_sharpness_where_pixels_are_independent(digits: ImageData) 
     assert (arrays["mean_samples"] == 0.5).all() and 0.4 < arrays["samples"].mean() < 0.6
     autoregressive, _ = evaluate(evaluation, tiny(), build_model(tiny(), (8, 8)).eval(), digits, CPU, classifier)
     assert "sharpness_samples" not in autoregressive
+
+
+def test_images_without_labels_have_samples_and_nothing_of_a_classifier(digits: ImageData) -> None:
+    names = [f"{part}_labels" for part in ("train", "validation", "test")]
+    without: dict[str, Any] = {name: torch.full_like(getattr(digits, name), -1) for name in names}
+    data = dataclasses.replace(digits, **without)
+    evaluation = SampleEvaluation(classifier=None, n_samples=50)
+    metrics, arrays = evaluate(evaluation, tiny(decoder="dense"), empty_model(), data, CPU)
+    assert {name for name, value in metrics.items() if math.isnan(value)} == set(CLASSIFIER_METRICS)
+    assert arrays["samples"].shape[1:] == (1, 8, 8) and 0 < metrics["sharpness_samples"] < 1
+    judged, _ = evaluate(
+        SampleEvaluation.for_dataset("digits", 50),
+        tiny(decoder="dense"),
+        empty_model(),
+        digits,
+        CPU,
+        untrained_classifier(),
+    )
+    assert metrics.keys() == judged.keys()
+
+
+def test_too_few_labels_are_refused_before_training(digits: ImageData) -> None:
+    few = dataclasses.replace(digits, train_labels=digits.train_labels.clamp(max=1), name="mine")
+    require_labels(SemiSupervisedEvaluation(n_labels=20), tiny(), few)
+    require_labels(SampleEvaluation(), tiny(), few)
+    with pytest.raises(ParameterError, match="mine: n_labels=400 needs 200 images of each class, but class 0 has"):
+        require_labels(SemiSupervisedEvaluation(n_labels=400), tiny(), few)
 
 
 def untrained_classifier() -> bytes:

@@ -3,9 +3,11 @@
 import json
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -61,6 +63,34 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 def test_refusals_name_parameter_value_and_what_is_allowed(name: str, parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         make_experiment(name, parameters)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A user's own 100 images, without labels."""
+    monkeypatch.setenv("INFOVAE_CACHE", str(tmp_path / "cache"))
+    np.savez(tmp_path / "mine.npz", images=np.arange(6400, dtype=np.uint8).reshape(100, 8, 8))
+    return str(tmp_path / "mine.npz")
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name not in ("amortized_inference", "semi_supervised")])
+def test_every_experiment_takes_ones_own_images_whatever_their_number(name: str, pictures: str) -> None:
+    experiment = make_experiment(name, {"dataset": pictures})
+    assert re.fullmatch("images:[0-9a-f]{16}", experiment.dataset)
+    sizes = {task.config.n_train for task in experiment.grid()}
+    assert sizes == ({40, 80} if name == "variance_overestimation" else {80})
+    assert make_experiment(name, experiment.model_dump(mode="json")) == experiment
+    with pytest.raises(ParameterError, match=f"n_train must be at most 80 for {experiment.dataset}, got 81"):
+        make_experiment(name, {"dataset": pictures, **({"n_trains": [81]} if len(sizes) > 1 else {"n_train": 81})})
+
+
+def test_labels_that_are_missing_or_do_not_suffice_are_asked_for_before_training(pictures: str) -> None:
+    with pytest.raises(ParameterError, match=r"number of classes, at least 2, of images:\w+: it has no labels, got 40"):
+        make_experiment("semi_supervised", {"dataset": pictures, "n_labels": 40, "n_unlabelled": 0})
+    with pytest.raises(
+        ParameterError, match="multiple of the number of classes, at least 2, of digits: it has 10, got 25"
+    ):
+        make_experiment("semi_supervised", {"dataset": "digits", "n_labels": 25})
 
 
 def test_unknown_experiment_suggests_the_closest() -> None:

@@ -8,6 +8,7 @@ from infovae.config import (
     Evaluation,
     LatentEvaluation,
     LikelihoodEvaluation,
+    ParameterError,
     PixelConfig,
     PosteriorEvaluation,
     RunConfig,
@@ -17,10 +18,21 @@ from infovae.data import ImageData
 from infovae.evaluation.images import Evaluated, encode
 from infovae.model import Model, PixelModel
 
-__all__ = ["Evaluated", "encode", "evaluate"]
+__all__ = ["Evaluated", "encode", "evaluate", "require_labels"]
 
 SEED_OFFSET = 1_000_003
 """Added to the run's seed: an evaluation draws other numbers than the training did."""
+
+
+def require_labels(evaluation: Evaluation, config: RunConfig | PixelConfig, data: ImageData) -> None:
+    """Raise ParameterError if an evaluation needs more labels than the images have that it draws them from."""
+    if isinstance(evaluation, SemiSupervisedEvaluation):
+        from infovae.evaluation.semi_supervised import draw_labelled
+
+        try:
+            draw_labelled(data.train_labels[: min(config.n_train, evaluation.n_pool)].numpy(), evaluation.n_labels, 0)
+        except ValueError as error:
+            raise ParameterError(f"{data.name}: {error}") from error
 
 
 @torch.no_grad()
