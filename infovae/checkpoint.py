@@ -33,8 +33,8 @@ def to_bytes(training: Training) -> bytes:
         for number, parameter in enumerate(_parameters(optimizer)):
             moments = optimizer.state.get(parameter, {})
             tensors |= {f"{name} optimizer/{number}/{key}": tensor for key, tensor in moments.items()}
-    progress = {"step": training.step, "first": training.batches.first, "seconds": training.seconds}
-    text = json.dumps({**progress, "history": training.history}).encode()
+    progress = {key: getattr(training, key) for key in ("step", "seconds", "precision", "history")}
+    text = json.dumps({**progress, "first": training.batches.first}).encode()
     tensors["progress"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
     return save({name: tensor.contiguous() for name, tensor in tensors.items()})
 
@@ -72,7 +72,8 @@ def _restore(training: Training, tensors: dict[str, Tensor]) -> None:
     progress = json.loads(tensors["progress"].numpy().tobytes())
     training.batches.order = tensors["order"].to(training.batches.order.device)
     training.batches.first = progress["first"]
-    training.step, training.seconds, training.history = (progress[key] for key in ("step", "seconds", "history"))
+    for key in ("step", "seconds", "precision", "history"):  # a run goes on in the precision that it began in
+        setattr(training, key, progress[key])
 
 
 def _modules(training: Training) -> dict[str, nn.Module]:

@@ -19,7 +19,7 @@ from infovae import sources
 from infovae.config import dataset_name
 from infovae.parsers import DataError
 
-__all__ = ["DataError", "ImageData", "binarize", "load", "static_binarization"]
+__all__ = ["DataError", "ImageData", "binarize", "load", "observe", "static_binarization"]
 
 # Part of every checksum: raise it whenever a change of the code changes which image lands where.
 SPLIT_VERSION = 2
@@ -106,6 +106,17 @@ def binarize(images: Tensor, generator: torch.Generator) -> Tensor:
     _require_grey_values(images)
     uniforms = torch.rand(images.shape, generator=generator, device=images.device, dtype=torch.float32)
     return (uniforms < images.to(torch.float32) / 255).to(torch.float32).unsqueeze(1)
+
+
+def observe(images: Tensor, binarization: str, generator: torch.Generator) -> Tensor:
+    """Return images as a model sees them, float32, (n, 1, H, W): grey in [0, 1] for "none", else drawn by `binarize`.
+
+    For "static" the images are already what `static_binarization` returns.
+    """
+    if binarization == "none":
+        _require_grey_values(images)
+        return images.to(torch.float32).unsqueeze(1) / 255
+    return binarize(images, generator)
 
 
 def static_binarization(images: Tensor, seed: int) -> Tensor:

@@ -10,6 +10,7 @@ from infovae.networks import (
     Decoder,
     Encoder,
     Gaussian,
+    GaussianDecoder,
     IndependentDecoder,
     conv_decoder,
     conv_encoder,
@@ -29,6 +30,12 @@ class Model(nn.Module):
         self.decoder = decoder
         self.latent_dim = latent_dim
 
+    def forward(self, x: Tensor, generator: torch.Generator) -> tuple[Gaussian, Tensor, Tensor]:
+        """Return q(z|x), a draw z of it, and log p(x|z) in nats, (n,), for images x (n, 1, H, W)."""
+        q_z_given_x = self.encoder(x)
+        z = q_z_given_x.sample(generator)
+        return q_z_given_x, z, self.decoder.log_prob(x, z)
+
 
 class PixelModel(nn.Module):
     """The baseline whose code is the image: q(z|x) has all its mass at x, flattened."""
@@ -45,17 +52,27 @@ def build_model(config: RunConfig, image_shape: tuple[int, int]) -> Model:
     ----------
     image_shape : (height, width); for convolutions both must be divisible by 4.
     """
-    encoders = {"conv": conv_encoder, "dense": dense_encoder, "scalar": scalar_encoder}
-    # without a code there is nothing to encode, and torch would warn of layers without outputs
-    encode = encoders[config.encoder](config.latent_dim, image_shape) if config.latent_dim else None
-    encoder = Encoder(encode, config.posterior_std, config.mean_scale, config.latent_dim)
+    dim = config.latent_dim
+    body: nn.Module | None = None  # without a code there is nothing to encode, and torch would warn of empty layers
+    if dim and config.encoder == "conv":
+        body = conv_encoder(dim, image_shape, config.encoder_width, batch_norm=config.encoder_norm == "batch")
+    elif dim:
+        body = {"dense": dense_encoder, "scalar": scalar_encoder}[config.encoder](dim, image_shape)
+    encoder = Encoder(body, config.posterior_std, config.mean_scale, dim)
     decoder: Decoder
+    channels, layers = config.pixelcnn_channels, config.pixelcnn_layers
     if config.decoder == "pixelcnn":
-        decoder = PixelCNN(config.latent_dim, config.pixelcnn_channels, config.pixelcnn_layers, config.receptive_radius)
+        map_shape = image_shape if config.conditioning == "spatial" else None
+        decoder = PixelCNN(dim, channels, layers, config.receptive_radius, map_shape)
+    elif config.decoder == "gated_pixelcnn":
+        from infovae.gated_pixelcnn import GatedPixelCNN
+
+        decoder = GatedPixelCNN(dim, channels, layers)
     elif config.decoder == "scalar":
-        decoder = ScalarDecoder(config.latent_dim, config.decoder_min_std)
+        decoder = ScalarDecoder(dim, config.decoder_min_std)
     else:
-        body = {"conv": conv_decoder, "dense": dense_decoder}[config.decoder]
-        decoder = IndependentDecoder(body(config.latent_dim, image_shape))
+        make_body = {"conv": conv_decoder, "dense": dense_decoder}[config.decoder]
+        grey = config.binarization == "none"
+        decoder = (GaussianDecoder if grey else IndependentDecoder)(make_body(dim, image_shape, 2 if grey else 1))
     # channels-last: the layout in which a CPU's and a GPU's convolutions of few channels are fastest
-    return Model(encoder, decoder, config.latent_dim).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Model(encoder, decoder, dim).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -17,6 +17,13 @@ MIN_STD = 1e-3
 """Floor of the posterior's standard deviation, for finite densities; the authors' code has one too (0.005)."""
 
 
+MIN_PIXEL_STD = 1e-2
+"""Floor of the standard deviation of a grey pixel, in [0, 1] (the authors' value)."""
+
+LEAK = 0.1
+"""Slope of the authors' leaky ReLUs below 0."""
+
+
 class Gaussian(NamedTuple):
     """A diagonal Gaussian q(z|x) for each image: `mu` and `std`, both (n, latent_dim)."""
 
@@ -65,11 +72,11 @@ class Encoder(nn.Module):
             self.mean_shift = nn.Parameter(torch.zeros(latent_dim))
 
     def forward(self, x: Tensor) -> Gaussian:
-        """Encode images (n, 1, H, W) into Gaussians over (n, latent_dim), in the precision of x."""
+        """Encode images (n, 1, H, W) into Gaussians over (n, latent_dim), in float32."""
         if self.body is None:
             nothing = x.new_zeros(len(x), 0)
             return Gaussian(nothing, nothing)
-        mu, raw = self.body(x).to(x.dtype).chunk(2, dim=-1)  # under autocast the body's output has fewer digits
+        mu, raw = self.body(x.to(dtype_of(self.body))).float().chunk(2, dim=-1)
         if self.mean_scale is not None:
             mu = self.mean_scale * self.normalize_mean(mu) + self.mean_shift
         positive = {"sigmoid": torch.sigmoid, "exp": lambda s: torch.exp(s / 2), "softplus": F.softplus}
@@ -82,7 +89,8 @@ class Decoder(nn.Module):
 
     def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
         """Return log p(x|z) in nats, summed over pixels: x (n, 1, H, W) in {0, 1}, z (n, latent_dim) -> (n,)."""
-        logits = self(x, z).to(x.dtype)  # under autocast they have fewer digits, and the sum over pixels needs all
+        logits = self(x, z).float()  # the sum over pixels needs all digits
+        x = x.float()
         return -F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
 
     def sample(self, z: Tensor, uniforms: Tensor) -> Tensor:
@@ -99,7 +107,7 @@ class IndependentDecoder(Decoder):
 
     def forward(self, x: Tensor | None, z: Tensor) -> Tensor:
         """Return the logits of the pixels, shape (n, 1, H, W); they do not depend on x."""
-        return self.body(z)
+        return self.body(z.to(dtype_of(self.body)))
 
     def mean(self, z: Tensor) -> Tensor:
         """Return E[x|z], the probability of each pixel, shape (n, 1, H, W)."""
@@ -108,6 +116,64 @@ class IndependentDecoder(Decoder):
     def sample(self, z: Tensor, uniforms: Tensor) -> Tensor:
         """Draw x ~ p(x|z); see `Decoder.sample`."""
         return (uniforms < self.mean(z)).to(z.dtype)
+
+
+class GaussianDecoder(Decoder):
+    """p(x|z) with independent Gaussian pixels: `body` maps z (n, latent_dim) to means and raw deviations (n, 2, H, W).
+
+    For grey images. The standard deviation of each pixel is learnt, above `MIN_PIXEL_STD`; where images are few, what
+    the ELBO gains from small deviations is what drives its codes apart (paper, variance over-estimation).
+    """
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor | None, z: Tensor) -> Gaussian:
+        """Return mean and standard deviation of the pixels, each (n, H * W); they do not depend on x."""
+        mean, raw = self.body(z.to(dtype_of(self.body))).float().chunk(2, dim=1)
+        return Gaussian(mean.flatten(1), F.softplus(raw.flatten(1)) + MIN_PIXEL_STD)
+
+    def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return the log-density of grey images in nats, summed over pixels: x (n, 1, H, W), z (n, d) -> (n,)."""
+        return self(None, z).log_prob(x.float().flatten(1))
+
+    def mean(self, z: Tensor) -> Tensor:
+        """Return E[x|z], (n, 1, H, W)."""
+        return self.body(z)[:, :1]
+
+    def sample(self, z: Tensor, uniforms: Tensor) -> Tensor:
+        """Draw grey images (n, 1, H, W) by the inverse distribution function, clipped to [0, 1]."""
+        eps = torch.finfo(uniforms.dtype).eps  # a uniform of exactly 0 would be minus infinity
+        mean, std = self(None, z)
+        x = mean + std * torch.special.ndtri(uniforms.flatten(1).clamp(eps, 1 - eps))
+        return x.clamp(0, 1).view(uniforms.shape)
+
+
+class Float32Linear(nn.Linear):
+    """A linear layer that stays float32 where the network around it is bfloat16: to codes and from codes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x W^T + b, (n, n_in) to (n, n_out)."""
+        return super().forward(x.float())
+
+
+def dtype_of(network: nn.Module) -> torch.dtype:
+    """Return the precision of a network's first weights, in which it expects its input."""
+    return next(network.parameters()).dtype
+
+
+def cast_weights(network: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return a network's weights in another precision, by name, for `torch.func.functional_call`; differentiable.
+
+    Those of batch normalisation and of `Float32Linear` stay as they are.
+    """
+    kept = (nn.modules.batchnorm._BatchNorm, Float32Linear)
+    return {
+        f"{path}.{name}" if path else name: weight if isinstance(module, kept) else weight.to(dtype)
+        for path, module in network.named_modules()
+        for name, weight in module.named_parameters(recurse=False)
+    }
 
 
 def mlp(sizes: list[int]) -> nn.Sequential:
@@ -119,8 +185,10 @@ def mlp(sizes: list[int]) -> nn.Sequential:
 
 
 def build_critic(latent_dim: int) -> nn.Sequential:
-    """Return a critic of codes: (n, latent_dim) to one unbounded logit (n, 1)."""
-    return mlp([latent_dim, 256, 256, 1])
+    """Return a critic of codes, the authors': (n, latent_dim) to one unbounded output (n, 1)."""
+    return nn.Sequential(
+        *(nn.Linear(latent_dim, 512), nn.LeakyReLU(LEAK), nn.Linear(512, 512), nn.LeakyReLU(LEAK), nn.Linear(512, 1))
+    )
 
 
 class ChannelsLastFlatten(nn.Module):
@@ -164,23 +232,51 @@ class DoublingConvTranspose2d(nn.ConvTranspose2d):
         return image if self.bias is None else image + self.bias[:, None, None]
 
 
-def conv_encoder(latent_dim: int, image_shape: tuple[int, int]) -> nn.Sequential:
-    """Return the body of a convolutional encoder: (n, 1, H, W) to (n, 2 * latent_dim), H and W divisible by 4."""
-    height, width = _quarter(image_shape)
+def conv_encoder(latent_dim: int, image_shape: tuple[int, int], width: int, batch_norm: bool) -> nn.Sequential:
+    """Return the body of a convolutional encoder: (n, 1, H, W) to (n, 2 * latent_dim), H and W divisible by 4.
+
+    Convolutions to `width` and 2 `width` maps, a dense layer of 8 `width`; each with leaky ReLU, after batch
+    normalisation if asked for. The authors' encoder is that of width 64 with batch normalisation.
+    """
+    height, width_ = _quarter(image_shape)
+
+    def layer(linear: nn.Module, norm: nn.Module) -> tuple[nn.Module, ...]:
+        return linear, *((norm,) if batch_norm else ()), nn.LeakyReLU(LEAK, inplace=True)
+
+    bias = not batch_norm  # normalisation would take it out again
+    first = nn.Conv2d(1, width, 4, stride=2, padding=1, bias=bias)
+    second = nn.Conv2d(width, 2 * width, 4, stride=2, padding=1, bias=bias)
+    dense = nn.Linear(height * width_ * 2 * width, 8 * width, bias=bias)
     return nn.Sequential(
-        *(nn.Conv2d(1, 32, 4, stride=2, padding=1), nn.ReLU(inplace=True)),
-        *(nn.Conv2d(32, 64, 4, stride=2, padding=1), nn.ReLU(inplace=True)),
-        *(ChannelsLastFlatten(), nn.Linear(height * width * 64, 2 * latent_dim)),
+        *layer(first, nn.BatchNorm2d(width)),
+        *layer(second, nn.BatchNorm2d(2 * width)),
+        *(ChannelsLastFlatten(), *layer(dense, nn.BatchNorm1d(8 * width))),
+        Float32Linear(8 * width, 2 * latent_dim),
     )
 
 
-def conv_decoder(latent_dim: int, image_shape: tuple[int, int]) -> nn.Sequential:
-    """Return the body of a convolutional decoder: codes (n, latent_dim) to logits (n, 1, H, W)."""
+@torch.no_grad()
+def spread_means(encoder: Encoder, x: Tensor) -> None:
+    """Shift and scale the means E[z|x] of a batch (n, 1, H, W) to mean 0 and standard deviation 1 in each dimension.
+
+    By the weights of the last layer, once, before training.
+    """
+    last = encoder.body[-1] if isinstance(encoder.body, nn.Sequential) else None
+    if not isinstance(last, nn.Linear):
+        raise ValueError("encoder_norm 'spread' needs an encoder whose last layer is linear")
+    mu = encoder(x).mu
+    d, scale = mu.shape[1], 1 / mu.std(0)
+    last.weight[:d] *= scale[:, None]
+    last.bias[:d] = (last.bias[:d] - mu.mean(0)) * scale
+
+
+def conv_decoder(latent_dim: int, image_shape: tuple[int, int], n_outputs: int) -> nn.Sequential:
+    """Return the body of a convolutional decoder: codes (n, latent_dim) to (n, n_outputs, H, W)."""
     height, width = _quarter(image_shape)
     return nn.Sequential(
         *(nn.Linear(latent_dim, height * width * 64), nn.ReLU(inplace=True), ChannelsLastUnflatten(height, width)),
         *(nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1), nn.ReLU(inplace=True)),
-        DoublingConvTranspose2d(32, 1),
+        DoublingConvTranspose2d(32, n_outputs),
     )
 
 
@@ -189,9 +285,10 @@ def dense_encoder(latent_dim: int, image_shape: tuple[int, int]) -> nn.Sequentia
     return nn.Sequential(nn.Flatten(), *mlp([math.prod(image_shape), 512, 512, 2 * latent_dim]))
 
 
-def dense_decoder(latent_dim: int, image_shape: tuple[int, int]) -> nn.Sequential:
-    """Return the body of a dense decoder: codes (n, latent_dim) to logits (n, 1, H, W)."""
-    return nn.Sequential(*mlp([latent_dim, 512, 512, math.prod(image_shape)]), nn.Unflatten(1, (1, *image_shape)))
+def dense_decoder(latent_dim: int, image_shape: tuple[int, int], n_outputs: int) -> nn.Sequential:
+    """Return the body of a dense decoder: codes (n, latent_dim) to (n, n_outputs, H, W)."""
+    shape = (n_outputs, *image_shape)
+    return nn.Sequential(*mlp([latent_dim, 512, 512, math.prod(shape)]), nn.Unflatten(1, shape))
 
 
 def _quarter(image_shape: tuple[int, int]) -> tuple[int, int]:

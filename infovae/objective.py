@@ -104,7 +104,8 @@ class AdaptiveLambda(nn.Module):
     and is kept between the logarithms of `lambda_start` and `lambda_`; MMD is the mean over the last batches, with
     weights that decay exponentially. So it rises at most as fast as the geometric schedule of the same range, which it
     follows while q(z) is far from p(z), and stops where q(z) is near enough. The null level is the expected V-statistic
-    of two prior samples of the batch's size, under the training kernel. The state is on the device.
+    of two prior samples, of the batch's size and of `n_prior_draws`, under the training kernel. The state is on the
+    device.
     """
 
     MEMORY = 0.95
@@ -117,8 +118,8 @@ class AdaptiveLambda(nn.Module):
         generator = torch.Generator(device).manual_seed(0)  # of its own: the null level is the same for every run
         reference = torch.randn(divergences.NULL_ROWS, config.latent_dim, generator=generator, device=device)
         kernel = divergences.make_kernel(config.kernel, config.latent_dim, config.bandwidth, reference)
-        n = min(config.batch_size, config.n_train)
-        self.target = config.mmd_target * divergences.squared_mmd_v_null(n, config.latent_dim, kernel, generator)
+        sizes = min(config.batch_size, config.n_train), config.n_prior_draws
+        self.target = config.mmd_target * divergences.squared_mmd_v_null(*sizes, config.latent_dim, kernel, generator)
         self.range = math.log(config.lambda_start), math.log(config.lambda_)
         self.gain = (self.range[1] - self.range[0]) / (config.lambda_warmup * config.steps)
         self.mean: Tensor
@@ -196,7 +197,7 @@ def _none(config: RunConfig) -> Divergence:
 
 def _mmd(config: RunConfig) -> Divergence:
     def squared_mmd(z: Tensor, q_z_given_x: Gaussian, generator: torch.Generator) -> Tensor:
-        prior = _draw_prior(z, generator)
+        prior = torch.randn(config.n_prior_draws, z.shape[1], generator=generator, device=z.device)
         kernel = divergences.make_kernel(config.kernel, config.latent_dim, config.bandwidth, reference=prior)
         return divergences.squared_mmd(z, prior, kernel, unbiased=False)
 
@@ -204,7 +205,9 @@ def _mmd(config: RunConfig) -> Divergence:
 
 
 def _stein(config: RunConfig) -> Divergence:
-    return lambda z, q_z_given_x, generator: divergences.stein_loss(z, config.stein_bandwidth)
+    return lambda z, q_z_given_x, generator: divergences.stein_loss(
+        z, config.stein_bandwidth, config.stein_include_self
+    )
 
 
 def _kl(config: RunConfig) -> Divergence:

@@ -6,22 +6,29 @@ import math
 import os
 import time
 from collections.abc import Callable
-from typing import NamedTuple, ParamSpec, TypeVar
+from functools import lru_cache
+from typing import Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from infovae import divergences
 from infovae.config import ParameterError, RunConfig, shorten
-from infovae.data import ImageData, binarize, static_binarization
+from infovae.data import ImageData, observe, static_binarization
+from infovae.evaluation import encode, latent
 from infovae.evaluation.posterior import posterior_metrics
 from infovae.model import Model, build_model
+from infovae.networks import cast_weights, spread_means
 from infovae.objective import Terms, charged_rate, info_vae_loss, make_divergence, make_lambda
 from infovae.scalar import ScalarDecoder
 
 N_LOGGED = 20
 """Rows of a run's history: the only points of the loop at which the host waits for the device."""
 N_VALIDATION = 500
+"""Validation images on which each logged row has the squared MMD."""
+N_MEASURED = 5000
+"""Validation images on which the rows at `measured_steps` have I(x;z), at most the logarithm of this, and log det."""
 
 
 class TrainingDiverged(RuntimeError):
@@ -72,11 +79,15 @@ class Training:
         self.generator = torch.Generator(device).manual_seed(config.seed)
         images = training_images(config, data).to(device)
         self.own_generator = torch.Generator(device).manual_seed(config.seed + 2_000_003)  # looking changes no run
-        self.validation = binarize(data.validation_images[:N_VALIDATION].to(device), self.own_generator)
+        validation = data.validation_images[:N_MEASURED].to(device)
+        self.validation = observe(validation, config.binarization, self.own_generator)
         self.model = build_model(config, (images.shape[1], images.shape[2])).to(device)
-        self.encode, self.log_prob = as_asked(self.model.encoder), as_asked(self.model.decoder.log_prob)
+        if config.encoder_norm == "spread":
+            spread_means(self.model.encoder, observe(images[:N_VALIDATION], config.binarization, self.own_generator))
+        self.forward: nn.Module = as_asked(self.model)  # type: ignore[assignment]
+        self.precision = choose_precision(config, device)
         self.divergence, self.choose_lambda = make_divergence(config, device), make_lambda(config, device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate, fused=True)
+        self.optimizer = make_optimizer(config, self.model)
         self.batches = Batches(images, config.batch_size, self.generator)
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, float]] = []
@@ -84,32 +95,38 @@ class Training:
     def advance(self, until: int, progress: Progress | None = None) -> None:
         """Train until `until` steps are done."""
         config, model, generator = self.config, self.model, self.generator
-        bfloat16 = config.precision == "bfloat16"
         start = time.perf_counter() - self.seconds
         for step in range(self.step, until):
             for group in self.optimizer.param_groups:
-                group["lr"] = config.learning_rate * decay(step / config.steps)
-            x = binarize(self.batches.draw(), generator)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
-                q_z_given_x = self.encode(x)
-                z = q_z_given_x.sample(generator)
-                nll = -self.log_prob(x, z).mean()
-            terms = Terms(nll, rate=q_z_given_x.kl().mean(), divergence=self.divergence(z, q_z_given_x, generator))
+                group["lr"] = config.learning_rate * (decay(step / config.steps) if config.learning_rate_decay else 1)
+            x = observe(self.batches.draw(), config.binarization, generator)
+            if self.precision == "bfloat16":  # weights are converted once a step; their gradients come back as float32
+                weights = cast_weights(self.forward, torch.bfloat16)
+                q_z_given_x, z, log_p = functional_call(self.forward, weights, (x, generator))
+            else:
+                q_z_given_x, z, log_p = self.forward(x, generator)
+            divergence = self.divergence(z, q_z_given_x, generator)
+            terms = Terms(-log_p.mean(), q_z_given_x.kl().mean(), divergence)
             lambda_ = self.choose_lambda(step, terms.divergence)
             charged = terms._replace(rate=charged_rate(q_z_given_x, config.free_bits))  # the history has the true rate
             loss = info_vae_loss(charged, config.alpha, lambda_)
             self.optimizer.zero_grad()
             loss.backward()
+            if config.gradient_clip is not None:
+                torch.nn.utils.clip_grad_value_(model.parameters(), config.gradient_clip)
             self.optimizer.step()
             if is_logged(step, config.steps):  # note: these lines wait for the device, the rest of the loop does not
                 row = {"step": step + 1, "loss": loss.item(), "lambda_": float(lambda_)}
                 row |= {name: term.item() for name, term in terms._asdict().items()}
                 if not math.isfinite(row["loss"]):
                     raise TrainingDiverged(f"loss is {row['loss']} at step {step + 1} of {config.steps}")
-                row |= validation_metrics(model, self.validation, self.own_generator)
+                measured = step + 1 in measured_steps(config.steps)
+                row |= validation_metrics(model, self.validation, self.own_generator, measured)
                 self.history.append(row | {"seconds": time.perf_counter() - start})
                 if progress:
                     progress(step + 1, row["loss"])
+        if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
+            raise TrainingDiverged(f"weights are not finite after step {until} of {config.steps}")
         self.step, self.seconds = until, time.perf_counter() - start
 
 
@@ -141,39 +158,64 @@ def training_images(config: RunConfig, data: ImageData) -> Tensor:
     return static_binarization(images, seed=0) if config.binarization == "static" else images
 
 
+def make_optimizer(config: RunConfig, model: Model) -> torch.optim.Optimizer:
+    """Return the optimiser of the model's weights: Adam, or the authors' RMSProp (decay 0.9, epsilon 1e-10)."""
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(model.parameters(), lr=config.learning_rate, alpha=0.9, eps=1e-10)
+    return torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+
+
 def decay(progress: float) -> float:
     """Return the learning rate's factor: 1 in the first half of training, then linear to 0.
 
-    DEVIATION: the learning rate falls to 0 over the second half of training; the paper's is constant, for far longer.
+    DEVIATION: the learning rate falls to 0 over the second half of training; the authors' is constant, for far longer.
     """
     return min(1.0, 2 * (1 - progress))
 
 
 def is_logged(step: int, n_steps: int) -> bool:
-    """Say whether a step is one of about `N_LOGGED` evenly spaced ones; the last always is."""
-    return step + 1 == n_steps or (step + 1) % math.ceil(n_steps / N_LOGGED) == 0
+    """Say whether a step is one of about `N_LOGGED` evenly spaced ones, or of `measured_steps`; the last always is."""
+    return step + 1 in measured_steps(n_steps) or (step + 1) % math.ceil(n_steps / N_LOGGED) == 0
 
 
-def validation_metrics(model: Model, x: Tensor, generator: torch.Generator) -> dict[str, float]:
-    """Return the columns of a logged row that are not terms of the loss; the toy has its exact ones too."""
-    exact = posterior_metrics(model) if isinstance(model.decoder, ScalarDecoder) and model.latent_dim == 1 else {}
-    return {"squared_mmd": validation_mmd(model, x, generator), **exact}
+@lru_cache
+def measured_steps(n_steps: int) -> frozenset[int]:
+    """Return the steps after which a run's codes are measured: the last, half of it, a quarter, ..., ten in all."""
+    return frozenset(math.ceil(n_steps / 2**k) for k in range(10))
 
 
 @torch.no_grad()
-def validation_mmd(model: Model, x: Tensor, generator: torch.Generator) -> float:
-    """Return the unbiased squared MMD between codes of validation images and as many prior draws.
+def validation_metrics(model: Model, x: Tensor, generator: torch.Generator, measured: bool) -> dict[str, float]:
+    """Return the columns of a logged row that are not terms of the loss; the toy has its exact ones too.
 
-    The kernel is the reporting one (rbf, bandwidth `prior`). NaN for codes without dimensions.
+    `squared_mmd` is the unbiased one between codes of validation images x (n, 1, H, W) and as many prior draws, under
+    the reporting kernel (rbf, bandwidth `prior`). `measured` adds `mutual_information` and `log_det_cov_per_dim`;
+    without it the first `N_VALIDATION` images are used. Codes without dimensions have none of these.
     """
     if not model.latent_dim:
-        return math.nan
-    model.eval()  # looking must not move the statistics of a batch-normalised encoder
-    z = model.encoder(x).sample(generator)
+        return {}
+    exact = posterior_metrics(model) if isinstance(model.decoder, ScalarDecoder) and model.latent_dim == 1 else {}
+    model.eval()  # looking must not move the statistics of batch normalisation
+    q = encode(model, x if measured else x[:N_VALIDATION])
     model.train()
-    kernel = divergences.make_kernel("rbf", z.shape[1], "prior")
+    z = q.sample(generator)
     prior = torch.randn(z.shape, generator=generator, device=z.device)
-    return divergences.squared_mmd(z, prior, kernel, unbiased=True).item()
+    kernel = divergences.make_kernel("rbf", z.shape[1], "prior")
+    metrics = {"squared_mmd": divergences.squared_mmd_chunked(z, prior, kernel).value}
+    if measured:
+        metrics["mutual_information"] = latent.mutual_information(z, q.mu, q.std)
+        metrics["log_det_cov_per_dim"] = latent.log_det_covariance_per_dim(q.mu, q.std)
+    return metrics | exact
+
+
+def choose_precision(config: RunConfig, device: torch.device) -> Literal["float32", "bfloat16"]:
+    """Return the precision that a run trains in: the one it names; for `auto` bfloat16 where it is the faster one."""
+    if config.precision != "auto":
+        return config.precision
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    flags = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return "bfloat16" if flags.get("avx512_bf16") or flags.get("amx_bf16") else "float32"
 
 
 def as_asked(function: Callable[P, T]) -> Callable[P, T]:
