@@ -76,7 +76,7 @@ class Encoder(nn.Module):
         if self.body is None:
             nothing = x.new_zeros(len(x), 0)
             return Gaussian(nothing, nothing)
-        mu, raw = self.body(x.to(dtype_of(self.body))).float().chunk(2, dim=-1)
+        mu, raw = at_least_float32(self.body(x.to(dtype_of(self.body)))).chunk(2, dim=-1)
         if self.mean_scale is not None:
             mu = self.mean_scale * self.normalize_mean(mu) + self.mean_shift
         positive = {"sigmoid": torch.sigmoid, "exp": lambda s: torch.exp(s / 2), "softplus": F.softplus}
@@ -89,9 +89,8 @@ class Decoder(nn.Module):
 
     def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
         """Return log p(x|z) in nats, summed over pixels: x (n, 1, H, W) in {0, 1}, z (n, latent_dim) -> (n,)."""
-        logits = self(x, z).float()  # the sum over pixels needs all digits
-        x = x.float()
-        return -F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
+        logits = at_least_float32(self(x, z))  # the sum over pixels needs all digits
+        return -F.binary_cross_entropy_with_logits(logits, x.to(logits), reduction="none").flatten(1).sum(1)
 
     def sample(self, z: Tensor, uniforms: Tensor) -> Tensor:
         """Draw x ~ p(x|z), (n, 1, H, W) in {0, 1}: a pixel is on where its uniform lies below its probability."""
@@ -131,12 +130,12 @@ class GaussianDecoder(Decoder):
 
     def forward(self, x: Tensor | None, z: Tensor) -> Gaussian:
         """Return mean and standard deviation of the pixels, each (n, H * W); they do not depend on x."""
-        mean, raw = self.body(z.to(dtype_of(self.body))).float().chunk(2, dim=1)
+        mean, raw = at_least_float32(self.body(z.to(dtype_of(self.body)))).chunk(2, dim=1)
         return Gaussian(mean.flatten(1), F.softplus(raw.flatten(1)) + MIN_PIXEL_STD)
 
     def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
         """Return the log-density of grey images in nats, summed over pixels: x (n, 1, H, W), z (n, d) -> (n,)."""
-        return self(None, z).log_prob(x.float().flatten(1))
+        return self(None, z).log_prob(x.flatten(1))
 
     def mean(self, z: Tensor) -> Tensor:
         """Return E[x|z], (n, 1, H, W)."""
@@ -155,12 +154,17 @@ class Float32Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T + b, (n, n_in) to (n, n_out)."""
-        return super().forward(x.float())
+        return super().forward(x.to(self.weight.dtype))
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return x in float32, or in its own precision where that is higher."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def dtype_of(network: nn.Module) -> torch.dtype:
-    """Return the precision of a network's first weights, in which it expects its input."""
-    return next(network.parameters()).dtype
+    """Return the precision of a network's first weights, in which it expects its input; float32 if it has none."""
+    return next((weight.dtype for weight in network.parameters()), torch.float32)
 
 
 def cast_weights(network: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -13,15 +13,23 @@ WEIGHTS = {  # paper, section "Special cases": (1 - alpha, lambda_ + alpha - 1)
     "elbo": (1.0, 0.0),
     "beta_vae": (4.0, 0.0),
     "unregularized": (0.0, 0.0),
-    "mmd": (0.0, 1000.0),
-    "jensen": (0.0, 1.0),
+    "mmd": (0.0, 784.0),
+    "stein": (0.0, 78_400.0),
+    "aae": (0.0, 1.0),
+    "averaged_elbo": (78.4, 0.0),  # in 10 dimensions
 }
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_named_objectives_have_the_papers_weights(name: str) -> None:
     config = RunConfig(objective=name)  # type: ignore[arg-type]
-    assert (config.rate_weight, config.divergence_weight) == WEIGHTS[name]
+    assert (config.rate_weight, config.divergence_weight) == pytest.approx(WEIGHTS[name])
+
+
+@pytest.mark.parametrize("dim", [2, 5, 10, 40])
+def test_averaged_elbo_charges_pixels_per_dimension(dim: int) -> None:
+    config = RunConfig(objective="averaged_elbo", latent_dim=dim)
+    assert config.rate_weight == pytest.approx(784 / dim) and config.divergence_weight == 0
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -58,6 +66,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"objective": "mmmd"}, "mmd"),
     ({"receptive_radius": 3, "pixelcnn_layers": 3}, "receptive_radius must exceed"),
     ({"objective": "mmd", "lambda_start": 2000.0}, "lambda_start"),
+    ({"binarization": "none"}, "binarization 'none' .* needs decoder 'conv' or 'dense'"),
+    ({"conditioning": "spatial", "decoder": "conv"}, "conditioning 'spatial' needs decoder 'pixelcnn'"),
     ({"latnet_dim": 3}, "extra"),
 ]
 
@@ -74,11 +84,12 @@ def test_configurations_are_frozen() -> None:
 
 
 def test_fingerprint_expands_defaults_and_sees_every_field() -> None:
-    explicit = RunConfig(objective="mmd", alpha=1.0, lambda_=1000.0)
+    explicit = RunConfig(objective="mmd", alpha=1.0, lambda_=784.0)
     assert explicit.fingerprint("data") == RunConfig(objective="mmd").fingerprint("data")
     changes: list[dict[str, Any]] = [
         {"seed": 1}, {"lambda_": 999.0}, {"steps": 7}, {"decoder": "conv"}, {"n_train": 10}, {"kernel": "imq"},
         {"posterior_std": "exp"}, {"receptive_radius": 9}, {"dataset": "digits"}, {"binarization": "static"},
+        {"encoder_norm": "none"}, {"encoder_width": 64}, {"precision": "float32"}, {"n_prior_draws": 100},
     ]  # fmt: skip
     prints = {RunConfig(**{"objective": "mmd", **change}).fingerprint("data") for change in changes}
     assert len(prints | {explicit.fingerprint("data")}) == len(changes) + 1

@@ -519,15 +519,16 @@ def whitened(n: int, dim: int, generator: torch.Generator) -> Tensor:
 @pytest.mark.parametrize("name", KERNELS)
 def test_null_level_of_the_v_statistic_is_its_mean_over_prior_batches(name: KernelName) -> None:
     kernel, generator, n, dim = make_kernel(name, 3), seeded(1), 20, 3
-    level = squared_mmd_v_null(n, dim, kernel, seeded())
+    level = squared_mmd_v_null(n, n, dim, kernel, seeded())
     draws = torch.randn(2000, 2, n, dim, generator=generator)
     values = torch.stack([squared_mmd(x, y, kernel, unbiased=False) for x, y in draws])
     assert level == pytest.approx(values.mean().item(), rel=0.03)
 
 
 def test_null_level_of_the_v_statistic_is_the_closed_form() -> None:
-    expected = 2 * (1 - (1 + 4 / 9) ** -1.5) / 100  # E exp(-|x - y|^2 / s) = (1 + 4 / s)^(-dim / 2), s = dim^2
-    level = squared_mmd_v_null(100, 3, make_kernel("rbf", 3, "paper"), seeded())
+    # E exp(-|x - y|^2 / s) = (1 + 4 / s)^(-dim / 2), s = dim^2
+    expected = (1 / 100 + 1 / 200) * (1 - (1 + 4 / 9) ** -1.5)
+    level = squared_mmd_v_null(100, 200, 3, make_kernel("rbf", 3, "paper"), seeded())
     assert level == pytest.approx(expected, rel=0.01)
 
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch.distributions import Bernoulli, Normal, kl_divergence
+from torch.func import functional_call
 
 from infovae.config import RunConfig
 from infovae.model import build_model
@@ -15,6 +16,8 @@ from infovae.networks import (
     DoublingConvTranspose2d,
     Encoder,
     Gaussian,
+    cast_weights,
+    conv_encoder,
 )
 
 
@@ -143,20 +146,45 @@ def test_encoder_without_a_code_has_nothing_to_learn() -> None:
     assert q.mu.shape == (5, 0) and torch.equal(q.kl(), torch.zeros(5)) and not list(encoder.parameters())
 
 
-def test_encoder_answers_in_the_precision_of_its_images() -> None:
+def test_codes_of_a_bfloat16_encoder_are_float32() -> None:
     encoder = build_model(RunConfig(latent_dim=3), (8, 8)).encoder
-    with torch.autocast("cpu", torch.bfloat16):
-        q = encoder(torch.ones(5, 1, 8, 8))
+    q = functional_call(encoder, cast_weights(encoder, torch.bfloat16), (torch.ones(5, 1, 8, 8),))
     assert q.mu.dtype == q.std.dtype == torch.float32
     assert encoder.double()(torch.ones(5, 1, 8, 8).double()).mu.dtype == torch.float64
 
 
-def test_likelihood_is_summed_in_the_precision_of_the_images() -> None:
+def test_likelihood_of_a_bfloat16_decoder_is_summed_in_float32() -> None:
     torch.manual_seed(0)
     decoder = build_model(RunConfig(decoder="dense", latent_dim=2), (28, 28)).decoder
     x, z = (torch.rand(5, 1, 28, 28) < 0.3).float(), torch.randn(5, 2)
-    with torch.autocast("cpu", torch.bfloat16):
-        logits, log_prob = decoder(x, z), decoder.log_prob(x, z)
+    decoder.bfloat16()
+    logits, log_prob = decoder(x, z), decoder.log_prob(x, z)
     assert logits.dtype == torch.bfloat16 and log_prob.dtype == torch.float32
     expected = Bernoulli(logits=logits.double()).log_prob(x.double()).sum((1, 2, 3)).float()
     assert torch.allclose(log_prob, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("decoder", ["pixelcnn", "conv", "dense"])
+def test_bfloat16_gradients_reach_every_float32_weight(decoder: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(RunConfig(decoder=decoder, latent_dim=3), (8, 8))  # type: ignore[arg-type]
+    x = (torch.rand(40, 1, 8, 8) < 0.3).float()
+    gradients = []
+    for weights in ({}, cast_weights(model, torch.bfloat16)):
+        model.zero_grad()
+        _, _, log_p = functional_call(model, weights, (x, torch.Generator().manual_seed(0)))
+        log_p.mean().backward()
+        gradients.append({name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None})
+    full, half = gradients
+    assert full.keys() == half.keys() == dict(model.named_parameters()).keys()
+    for name, gradient in full.items():
+        assert half[name].dtype == torch.float32
+        assert (half[name] - gradient).norm() < 0.1 * gradient.norm() + 1e-3, name
+
+
+def test_the_authors_encoder_has_their_widths() -> None:
+    body = conv_encoder(10, (28, 28), width=64, batch_norm=True)
+    shapes = [tuple(layer.weight.shape) for layer in body if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear)]
+    assert shapes == [(64, 1, 4, 4), (128, 64, 4, 4), (512, 7 * 7 * 128), (20, 512)]
+    assert sum(isinstance(layer, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d) for layer in body) == 3
+    assert not any("BatchNorm" in type(layer).__name__ for layer in conv_encoder(10, (28, 28), 64, batch_norm=False))

@@ -198,7 +198,9 @@ def steer(target: float, lambda_: float = 10_000.0, pull: float = 2.0) -> tuple[
     divergence, choose_lambda = make_divergence(config, CPU), make_lambda(config, CPU)
     mean = torch.zeros(2, requires_grad=True)
     optimizer = torch.optim.Adam([mean], lr=0.02)
-    null = divergences.squared_mmd_v_null(config.batch_size, 2, kernel, torch.Generator().manual_seed(1))
+    null = divergences.squared_mmd_v_null(
+        config.batch_size, config.n_prior_draws, 2, kernel, torch.Generator().manual_seed(1)
+    )
     ratios, lambdas = [], []
     for step in range(config.steps):
         q = Gaussian(mean.expand(config.batch_size, 2), torch.ones(config.batch_size, 2))

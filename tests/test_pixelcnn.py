@@ -33,7 +33,9 @@ def masked_forward(decoder: PixelCNN, x: Tensor, z: Tensor) -> Tensor:
 
     reach = decoder.reach
     assert decoder.from_z is not None
-    shifts = decoder.from_z(z).view(len(z), 2, decoder.n_layers + 1, decoder.n_channels, 1, 1)
+    shifts = decoder.from_z(z).view(len(z), 2, decoder.n_layers + 1, decoder.n_channels, *decoder.map_size)
+    if decoder.map_size != (1, 1):  # each value of the map for 4 x 4 pixels
+        shifts = torch.kron(shifts, torch.ones(4, 4, dtype=shifts.dtype))
     v = (layer(x, decoder.rows_above, reach + 1, 0) + shifts[:, 0, 0]).relu()
     for i, conv in enumerate(decoder.vertical):
         v = (layer(v, conv, 1, 0) + shifts[:, 0, i + 1]).relu()
@@ -43,16 +45,18 @@ def masked_forward(decoder: PixelCNN, x: Tensor, z: Tensor) -> Tensor:
     return decoder.to_logit(h)
 
 
+@pytest.mark.parametrize("map_shape", [None, (12, 8)])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(("n_layers", "radius"), [(1, 2), (2, 8), (4, 6)])
 def test_logits_and_gradients_are_those_of_masked_convolutions(
-    n_layers: int, radius: int, memory_format: torch.memory_format
+    n_layers: int, radius: int, memory_format: torch.memory_format, map_shape: tuple[int, int] | None
 ) -> None:
     torch.manual_seed(n_layers)
-    decoder = PixelCNN(3, 8, n_layers, radius).double().to(memory_format=memory_format)  # type: ignore[call-overload]
-    x = torch.rand(5, 1, 9, 7, dtype=torch.double).round()
+    decoder = PixelCNN(3, 8, n_layers, radius, map_shape).double().to(memory_format=memory_format)  # type: ignore[call-overload]
+    height, width = map_shape or (9, 7)
+    x = torch.rand(5, 1, height, width, dtype=torch.double).round()
     z = torch.randn(5, 3, dtype=torch.double, requires_grad=True)
-    weights = torch.randn(5, 1, 9, 7, dtype=torch.double)
+    weights = torch.randn(5, 1, height, width, dtype=torch.double)
     logits, expected = decoder(x, z), masked_forward(decoder, x, z)
     assert torch.allclose(logits, expected, atol=1e-12)
     inputs = [z, *decoder.parameters()]
@@ -96,12 +100,15 @@ def test_z_enters_every_layer() -> None:
             blocks[stack, layer] = kept
 
 
+@pytest.mark.parametrize("map_shape", [None, (8, 12)])
 @pytest.mark.parametrize(("n_layers", "radius"), [(1, 2), (2, 5), (4, 6)])
-def test_cached_sampling_gives_the_pixels_of_naive_sampling(n_layers: int, radius: int) -> None:
+def test_cached_sampling_gives_the_pixels_of_naive_sampling(
+    n_layers: int, radius: int, map_shape: tuple[int, int] | None
+) -> None:
     torch.manual_seed(n_layers)
-    decoder = PixelCNN(3, 8, n_layers, radius).double()
+    decoder = PixelCNN(3, 8, n_layers, radius, map_shape).double()
     z = 3 * torch.randn(20, 3, dtype=torch.double)
-    uniforms = torch.rand(20, 1, 9, 11, dtype=torch.double)
+    uniforms = torch.rand(20, 1, *(map_shape or (9, 11)), dtype=torch.double)
     fast = decoder.sample(z, uniforms)
     assert torch.equal(fast, sample_naively(decoder, z, uniforms))
     assert 0.05 < fast.mean() < 0.95
