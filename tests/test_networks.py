@@ -179,7 +179,7 @@ def test_bfloat16_gradients_reach_every_float32_weight(decoder: str) -> None:
     assert full.keys() == half.keys() == dict(model.named_parameters()).keys()
     for name, gradient in full.items():
         assert half[name].dtype == torch.float32
-        assert (half[name] - gradient).norm() < 0.1 * gradient.norm() + 1e-3, name
+        assert (half[name] - gradient).norm() < 0.2 * gradient.norm() + 1e-4, name  # of three layers of 8 bits
 
 
 def test_the_authors_encoder_has_their_widths() -> None:
