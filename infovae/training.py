@@ -121,13 +121,25 @@ class Training:
                 if not math.isfinite(row["loss"]):
                     raise TrainingDiverged(f"loss is {row['loss']} at step {step + 1} of {config.steps}")
                 measured = step + 1 in measured_steps(config.steps)
-                row |= validation_metrics(model, self.validation, self.own_generator, measured)
+                try:
+                    row |= validation_metrics(model, self.validation, self.own_generator, measured)
+                except TrainingDiverged as error:
+                    raise TrainingDiverged(f"{error} at step {step + 1} of {config.steps}") from error
                 self.history.append(row | {"seconds": time.perf_counter() - start})
                 if progress:
                     progress(step + 1, row["loss"])
-        if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
-            raise TrainingDiverged(f"weights are not finite after step {until} of {config.steps}")
         self.step, self.seconds = until, time.perf_counter() - start
+        if until == config.steps:
+            self._require_finite_bound()
+
+    @torch.no_grad()
+    def _require_finite_bound(self) -> None:
+        """Raise TrainingDiverged if the last update, which no logged loss has seen, left a model that is of no use."""
+        q_z_given_x, _, log_p = self.model.eval()(self.validation[:N_VALIDATION], self.own_generator)
+        self.model.train()
+        bound = (log_p - q_z_given_x.kl()).mean().item()
+        if not math.isfinite(bound):
+            raise TrainingDiverged(f"the bound on log p(x) is {bound} after step {self.step} of {self.config.steps}")
 
 
 class Batches:
@@ -198,6 +210,8 @@ def validation_metrics(model: Model, x: Tensor, generator: torch.Generator, meas
     model.eval()  # looking must not move the statistics of batch normalisation
     q = encode(model, x if measured else x[:N_VALIDATION])
     model.train()
+    if not bool((q.mu.isfinite() & q.std.isfinite()).all()):
+        raise TrainingDiverged("codes of validation images are not finite")
     z = q.sample(generator)
     prior = torch.randn(z.shape, generator=generator, device=z.device)
     kernel = divergences.make_kernel("rbf", z.shape[1], "prior")

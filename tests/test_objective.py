@@ -81,7 +81,7 @@ def test_lambda_on_the_device_gives_the_same_loss(alpha: float) -> None:
 
 
 def test_aae_does_not_pay_the_rate() -> None:
-    config = RunConfig(objective="jensen")
+    config = RunConfig(objective="aae")
     assert info_vae_loss(terms(5.0, 1e9, 0.5), config.alpha, config.lambda_).item() == 5.5
 
 
@@ -90,7 +90,7 @@ def test_lambda_schedule_is_geometric_and_ends_at_lambda() -> None:
     assert lambda_at(config, 0) == 1
     assert lambda_at(config, 25) == pytest.approx(300**0.5)
     assert lambda_at(config, 50) == lambda_at(config, 99) == pytest.approx(300)
-    assert lambda_at(RunConfig(objective="mmd"), 0) == 1000
+    assert lambda_at(RunConfig(objective="mmd"), 0) == 784
 
 
 def codes(mean: float, std: float, n: int = 512, dim: int = 3) -> tuple[Tensor, Gaussian]:
@@ -144,7 +144,7 @@ WITH_DIVERGENCE = [name for name, preset in OBJECTIVES.items() if preset["diverg
 @pytest.mark.parametrize("name", WITH_DIVERGENCE)
 def test_divergence_alone_carries_a_gaussian_code_to_the_prior(name: str) -> None:
     """From mean 2 and standard deviation 0.3 in 2 dimensions: within 0.1 of N(0, I), 0.25 by a critic."""
-    critic = {"critic_steps": 2, "critic_learning_rate": 3e-3}
+    critic = {"critic_steps": 2, "critic_learning_rate": 1e-3}
     config = RunConfig(objective=name, latent_dim=2, **critic)  # type: ignore[arg-type]
     torch.manual_seed(0)
     generator, n, n_steps = torch.Generator().manual_seed(0), 128, 250
@@ -161,7 +161,7 @@ def test_divergence_alone_carries_a_gaussian_code_to_the_prior(name: str) -> Non
         divergence(q.sample(generator), q, generator).backward()
         optimizer.step()
         schedule.step()
-    tolerance = 0.25 if name in ("jensen", "wasserstein", "chi2") else 0.1
+    tolerance = 0.25 if config.divergence in ("jensen", "wasserstein", "chi2") else 0.1
     assert mean.detach().abs().max() < tolerance
     assert (log_scale.detach().exp() - 1).abs().max() < tolerance
 

@@ -93,7 +93,7 @@ def test_free_bits_are_paid_and_the_true_rate_is_logged(digits: ImageData) -> No
 def test_model_without_a_code_trains_and_has_nothing_to_match(digits: ImageData) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        trained = train(tiny(objective="unconditional", steps=60), digits, CPU)
+        trained = train(tiny(objective="unconditional", steps=60, learning_rate=5e-3), digits, CPU)
     assert logged(trained.history, "rate") == [0.0] * len(trained.history)
     assert not any("squared_mmd" in row for row in trained.history)
     assert trained.history[-1]["nll"] < trained.history[0]["nll"] - 1
@@ -190,8 +190,8 @@ def test_last_step_is_logged(n_steps: int) -> None:
 
 
 def test_last_update_is_looked_at_too(digits: ImageData) -> None:
-    with pytest.raises(TrainingDiverged, match="weights are not finite after step 1 of 1"):
-        train(tiny(learning_rate=1e6, steps=1, optimizer="rmsprop", lambda_=1e6, alpha=-1e6 + 1), digits, CPU)
+    with pytest.raises(TrainingDiverged, match="after step 1 of 1"):
+        train(tiny(learning_rate=1e6, objective="mmd", decoder="dense", encoder="dense", steps=1), digits, CPU)
 
 
 @pytest.mark.parametrize("changes", [{"optimizer": "rmsprop", "gradient_clip": 1.0}, {"learning_rate_decay": False}])
