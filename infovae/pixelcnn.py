@@ -71,19 +71,21 @@ class PixelCNN(Decoder):
         reach = self.reach
         x = x.to(dtype_of(self))
         for_v, for_h = self._shifts(z, x.dtype)
-        # The one-channel image is padded just where it must be. Each further layer pads both sides and so adds a row
-        # below (vertical) or a column on the right (horizontal): no pixel of the image reads them, and carrying them
-        # along is faster than cropping all channels, and padding all gradients, in every layer.
-        v = _add_and_relu_(self.rows_above(F.pad(x, (reach, reach, reach, -1))), for_v[0])
+        # The columns of the first window become channels: a convolution of one channel is slow.
+        windows = F.pad(x[:, 0], (reach, reach, reach, -1)).unfold(2, 2 * reach + 1, 1).contiguous().permute(0, 3, 1, 2)
+        v = _add_and_relu_(F.conv2d(windows, self.rows_above.weight.transpose(1, 3).contiguous()), for_v[0])
+        # Each further layer pads both sides and so adds a row below (vertical) or a column on the right (horizontal).
+        # No pixel of the image reads them, and carrying them along is faster than cropping them in every layer.
         for conv, shift in zip(self.vertical, for_v[1:], strict=True):
-            v = _add_and_relu_(conv(v), shift)
-        left = self.pixels_left(F.pad(x, (reach, -1, 0, self.n_layers)))
-        h = _add_and_relu_(self.from_vertical(v).add_(left), for_h[0])
+            v = _add_and_relu_(F.conv2d(v, conv.weight, padding=1), shift)
+        v = v.permute(0, 2, 3, 1)[:, :height].contiguous().permute(0, 3, 1, 2)
+        left = self.pixels_left(F.pad(x, (reach, -1, 0, 0)))
+        h = _add_and_relu_(F.conv2d(v, self.from_vertical.weight).add_(left), for_h[0])
         for conv, shift in zip(self.horizontal, for_h[1:], strict=True):
-            h = _add_and_relu_(conv(h), shift)
+            h = _add_and_relu_(F.conv2d(h, conv.weight, padding=(0, 1)), shift)
         # a matrix product: on channels-last activations twice as fast as the convolution that it is
         logits = F.linear(h.permute(0, 2, 3, 1), self.to_logit.weight.flatten(1), self.to_logit.bias)
-        return logits.permute(0, 3, 1, 2)[:, :, :height, :width]
+        return logits.permute(0, 3, 1, 2)[..., :width]
 
     @torch.no_grad()
     def sample(self, z: Tensor, uniforms: Tensor) -> Tensor:
@@ -112,24 +114,21 @@ class PixelCNN(Decoder):
         row_above = [z.new_zeros(n, c, 1, width) for _ in self.vertical]
         pixel_weights = self.pixels_left.weight[:, 0, 0].T.contiguous()  # (reach, c)
         taps = [
-            (
-                conv.weight[:, :, 0, 0].T.contiguous(),
-                conv.weight[:, :, 0, 1].T.contiguous(),
-                _bias(conv)[:, None, None] + shift,
-            )
+            (conv.weight[:, :, 0, 0].T.contiguous(), conv.weight[:, :, 0, 1].T.contiguous(), shift)
             for conv, shift in zip(self.horizontal, for_h[1:], strict=True)
         ]
         logit_weight = self.to_logit.weight[:, :, 0, 0].T
         # u < sigmoid(a + b)  <=>  logit(u) - b < a
         thresholds = torch.logit(uniforms[:, 0].to(z.dtype)) - _bias(self.to_logit)
         for i in range(height):
-            v = F.conv2d(canvas[:, :, i : i + reach], self.rows_above.weight, self.rows_above.bias)
+            v = F.conv2d(canvas[:, :, i : i + reach], self.rows_above.weight)
             v = F.relu_(v + for_v[0][:, :, i : i + 1])
             for layer, (conv, shift) in enumerate(zip(self.vertical, for_v[1:], strict=True)):
                 both = torch.cat([row_above[layer], v], dim=2)
                 row_above[layer] = v
-                v = F.relu_(F.conv2d(both, conv.weight, conv.bias, padding=(0, 1)) + shift[:, :, i : i + 1])
-            base = (self.from_vertical(v) + for_h[0][:, :, i : i + 1])[:, :, 0].permute(2, 0, 1).contiguous()
+                v = F.relu_(F.conv2d(both, conv.weight, padding=(0, 1)) + shift[:, :, i : i + 1])
+            h = F.conv2d(v, self.from_vertical.weight) + for_h[0][:, :, i : i + 1]
+            base = h[:, :, 0].permute(2, 0, 1).contiguous()
             row = canvas[:, 0, i + reach]  # a view: pixel j stands at column j + reach
             left = [z.new_zeros(n, c) for _ in taps]
             for j in range(width):
@@ -142,15 +141,18 @@ class PixelCNN(Decoder):
         return canvas[:, :, reach:, reach : reach + width].contiguous()
 
     def _shifts(self, z: Tensor, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
-        """Return what z adds to each layer's pre-activation, for either stack: n_layers + 1 tensors.
+        """Return what z and the biases add to each layer's pre-activation, for either stack: n_layers + 1 tensors.
 
-        (n, c, 1, 1), or with a map (n, c, H, W).
+        (n, c, 1, 1), or with a map (n, c, H, W). A convolution without a bias has no gradient of it to sum: the sum
+        over places that the shift needs anyway gives it too.
         """
-        shape = (2, self.n_layers + 1, self.n_channels, *self.map_size)
+        convs = (self.rows_above, *self.vertical, self.from_vertical, *self.horizontal)
+        biases = torch.stack([_bias(conv) for conv in convs]).view(2, self.n_layers + 1, self.n_channels, 1, 1)
         if self.from_z is None:
-            shifts = z.new_zeros(len(z), *shape, dtype=dtype)
+            shifts = biases.expand(len(z), *biases.shape).to(dtype)
         else:
-            shifts = self.from_z(z).unflatten(1, shape).to(dtype)
+            shape = (2, self.n_layers + 1, self.n_channels, *self.map_size)
+            shifts = (self.from_z(z).unflatten(1, shape) + biases).to(dtype)
         if self.map_size != (1, 1):
             shifts = shifts.repeat_interleave(4, -2).repeat_interleave(4, -1)
         vertical, horizontal = shifts.unbind(1)
