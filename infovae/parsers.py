@@ -6,10 +6,10 @@ they hold the right images (only a checksum can tell).
 
 import gzip
 import hashlib
-import io
 import math
 import re
 import struct
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,10 +69,7 @@ def read_own_images(path: Path) -> OwnImages:
     - a folder of grey PNG or JPEG pictures, in the order of their names, or of one subfolder of them for each class;
     - a folder of idx files under their usual names, such as train-images-idx3-ubyte.gz, with or without labels.
 
-    Raises
-    ------
-    DataError
-        In one line, where something else is found.
+    A `DataError` says in one line what else was found.
     """
     with _about(path):
         if not path.is_dir():
@@ -104,22 +101,15 @@ def read_idx(path: Path) -> tuple[NDArray[np.uint8], str]:
         is_gzip = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         stream: BinaryIO | gzip.GzipFile = gzip.GzipFile(fileobj=raw) if is_gzip else raw
-        content = _read_within_limit(stream)
+        content = stream.read(MAX_BYTES + 1)
+        _require_limit(len(content))
         return parse_idx(content), hashlib.sha256(content).hexdigest()
 
 
 def parse_idx(data: bytes) -> NDArray[np.uint8]:
-    """Parse the bytes of an idx file of unsigned bytes: 0, 0, 8, the number of dimensions, the sizes, the values.
+    """Parse an idx file of unsigned bytes, 0, 0, 8, the number of dimensions, the sizes, the values: a read-only view.
 
-    Returns
-    -------
-    NDArray[np.uint8]
-        A read-only view of `data`, of one to three dimensions, none of them empty.
-
-    Raises
-    ------
-    DataError
-        If anything but exactly one such array is found.
+    One to three dimensions, none of them empty; `DataError` for anything but exactly one such array.
     """
     if data[:3] != b"\x00\x00\x08" or data[3:4] not in (b"\1", b"\2", b"\3") or len(data) < (offset := 4 + 4 * data[3]):
         raise DataError(f"idx data: expected 0, 0, 8, the number of dimensions (1 to 3), sizes, found {data[:16]!r}")
@@ -139,23 +129,16 @@ Read = tuple[NDArray[Any], NDArray[Any] | None, int]
 """Images and labels as they were found, and the number of test images."""
 
 
-def _read_within_limit(stream: BinaryIO | gzip.GzipFile) -> bytes:
-    content = stream.read(MAX_BYTES + 1)
-    _require_limit(len(content))
-    return content
-
-
 def _require_limit(n_bytes: int) -> None:
     if n_bytes > MAX_BYTES:
         raise DataError(f"expected at most {MAX_BYTES // 10**6} MB, found more")
 
 
 def _read_npz(path: Path) -> Read:
-    with path.open("rb") as file:
-        content = _read_within_limit(file)
-    if not content.startswith(b"PK"):
+    _require_limit(path.stat().st_size)
+    if not (path.is_file() and zipfile.is_zipfile(path)):
         raise DataError("expected an .npz file, or a folder of pictures or of idx files")
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+    with np.load(path, allow_pickle=False) as arrays:
         _require_limit(sum(entry.file_size for entry in arrays.zip.infolist()))
         if "images" not in arrays:
             raise DataError(f"expected an array `images`, found {', '.join(arrays) or 'none'}")

@@ -55,10 +55,7 @@ def find_files(name: str) -> tuple[dict[str, NDArray[np.uint8]], str]:
     The folder that INFOVAE_DATA names is the only source consulted. Without it, the cache is tried first, then the
     sources of the data set in order.
 
-    Raises
-    ------
-    DataError
-        If no source delivers the four files, with each one's reason; or if the user's folder does not.
+    A `DataError` has the reason of each source that does not deliver all four.
     """
     cached = cache_folder() / name
     sources: dict[str, Callable[[Path], Path]] = {"cache": lambda scratch: cached, **SOURCES[name]}
@@ -92,10 +89,7 @@ def find_files(name: str) -> tuple[dict[str, NDArray[np.uint8]], str]:
 def read_by_digest(folder: Path, digests: dict[str, str]) -> dict[str, NDArray[np.uint8]]:
     """Return the idx files of the given SHA-256 that lie in a folder or up to two below it, whatever they are called.
 
-    Raises
-    ------
-    DataError
-        If one is missing; it says what lies there instead.
+    A `DataError` says which is missing, and what lies there instead.
     """
     if not folder.is_dir():
         raise DataError(f"no such folder: {folder}")
