@@ -167,8 +167,9 @@ def plot_by_size(table: pd.DataFrame, runs: pd.DataFrame, metrics: Mapping[str, 
     Parameters
     ----------
     table : as `aggregate` returns it, of the `runs`.
-    metrics : metric -> the title of its panel; each ideally 0, drawn as a thin line.
+    metrics : metric -> the title of its panel; each ideally 0, drawn as a thin line. What no run has gets no panel.
     """
+    metrics = {metric: title for metric, title in metrics.items() if runs[metric].notna().any()}
     dims = sorted(table["latent_dim"].unique())
     figure = Captioned(figsize=(3.3 * len(metrics), 2.6 * len(dims) + 0.5), layout="constrained")
     axes = figure.subplots(len(dims), len(metrics), squeeze=False, sharex=True, sharey="col")
@@ -655,7 +656,8 @@ def _ideal(ax: Axes, value: float, name: str, below: bool = False, **style: Any)
 
 
 def _span(ax: Axes, values: list[float]) -> None:
-    """Limit the vertical axis to the values, with a margin in the axis's own scale."""
+    """Limit the vertical axis to the finite values, with a margin in the axis's own scale."""
+    values = [value for value in values if np.isfinite(value)]
     if not values:
         return
     transform = ax.yaxis.get_transform()

@@ -1,5 +1,7 @@
 """Figures draw every condition once, in one palette, with intervals and ideal lines; none of them computes."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -63,6 +65,16 @@ def test_line_per_objective_with_its_interval_and_the_ideal() -> None:
     low, high = ax.get_ylim()
     assert low < 0 and high > 1.02  # the axes span every run and the ideal
     assert "match" in [text.get_text() for text in ax.texts]
+
+
+def test_what_no_run_has_gets_no_panel() -> None:
+    without = {"frechet_distance": math.nan}
+    figure = figures.plot_by_dimension(
+        table().assign(**without),
+        runs().assign(**without),
+        {"squared_mmd": 0.0, "frechet_distance": "frechet_distance"},
+    )
+    assert [ax.get_ylabel() for ax in figure.axes] == [figures.label("squared_mmd")]
 
 
 def test_two_seeds_are_drawn_without_an_interval() -> None:
