@@ -129,6 +129,11 @@ def make_kernel(name: KernelName, dim: int, bandwidth: Bandwidth = "paper", refe
     return partial(imq, dim=dim) if name == "imq" else energy
 
 
+def reporting_kernel(dim: int) -> Kernel:
+    """Return the kernel of every reported squared MMD: exp(-d^2 / (2 dim)), the authors'."""
+    return make_kernel("rbf", dim, "prior")
+
+
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """Return |x_i - y_j|^2, (n, dim) and (m, dim) to (n, m), by one matrix product."""
     products = torch.addmm(y.square().sum(1), x, y.T, alpha=-2)

@@ -96,6 +96,10 @@ class Decoder(nn.Module):
         """Draw x ~ p(x|z), (n, 1, H, W) in {0, 1}: a pixel is on where its uniform lies below its probability."""
         raise NotImplementedError
 
+    def exact_metrics(self, encoder: Encoder) -> dict[str, float]:
+        """Return what is known exactly of this decoder and an encoder, for a run's history: of most, nothing."""
+        return {}
+
 
 class IndependentDecoder(Decoder):
     """p(x|z) with independent pixels: `body` maps z (n, latent_dim) to logits (n, 1, H, W)."""

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from infovae.networks import Decoder, Gaussian, mlp
+from infovae.networks import Decoder, Encoder, Gaussian, mlp
+from infovae.quadrature import posterior_metrics
 
 WIDTHS = (200, 200, 200)
 
@@ -41,7 +42,7 @@ class ScalarDecoder(Decoder):
     def __init__(self, latent_dim: int, min_std: float) -> None:
         super().__init__()
         self.body = mlp([latent_dim, *WIDTHS, 2])
-        self.min_std = min_std
+        self.latent_dim, self.min_std = latent_dim, min_std
         self.to_x = PlusMinusOne()
 
     def forward(self, z: Tensor) -> Gaussian:
@@ -59,3 +60,7 @@ class ScalarDecoder(Decoder):
         mean, std = self(z)
         x = mean + std * torch.special.ndtri(uniforms.flatten(1).clamp(eps, 1 - eps))
         return ((x + 1) / 2).view(uniforms.shape)
+
+    def exact_metrics(self, encoder: Encoder) -> dict[str, float]:
+        """Return the distances of q(z|x) to the posterior and of q(z) to the prior, for a code of one dimension."""
+        return posterior_metrics(encoder, self) if self.latent_dim == 1 else {}

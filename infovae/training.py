@@ -17,11 +17,9 @@ from infovae import divergences
 from infovae.config import ParameterError, RunConfig, shorten
 from infovae.data import ImageData, observe, static_binarization
 from infovae.evaluation import encode, latent
-from infovae.evaluation.posterior import posterior_metrics
 from infovae.model import Model, build_model
 from infovae.networks import cast_weights, spread_means
 from infovae.objective import Terms, charged_rate, info_vae_loss, make_divergence, make_lambda
-from infovae.scalar import ScalarDecoder
 
 N_LOGGED = 20
 """Rows of a run's history: the only points of the loop at which the host waits for the device."""
@@ -206,7 +204,6 @@ def validation_metrics(model: Model, x: Tensor, generator: torch.Generator, meas
     """
     if not model.latent_dim:
         return {}
-    exact = posterior_metrics(model) if isinstance(model.decoder, ScalarDecoder) and model.latent_dim == 1 else {}
     model.eval()  # looking must not move the statistics of batch normalisation
     q = encode(model, x if measured else x[:N_VALIDATION])
     model.train()
@@ -214,12 +211,12 @@ def validation_metrics(model: Model, x: Tensor, generator: torch.Generator, meas
         raise TrainingDiverged("codes of validation images are not finite")
     z = q.sample(generator)
     prior = torch.randn(z.shape, generator=generator, device=z.device)
-    kernel = divergences.make_kernel("rbf", z.shape[1], "prior")
+    kernel = divergences.reporting_kernel(z.shape[1])
     metrics = {"squared_mmd": divergences.squared_mmd_chunked(z, prior, kernel).value}
     if measured:
         metrics["mutual_information"] = latent.mutual_information(z, q.mu, q.std)
         metrics["log_det_cov_per_dim"] = latent.log_det_covariance_per_dim(q.mu, q.std)
-    return metrics | exact
+    return metrics | model.decoder.exact_metrics(model.encoder)
 
 
 def choose_precision(config: RunConfig, device: torch.device) -> Literal["float32", "bfloat16"]:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny
@@ -225,14 +226,41 @@ def test_codes_of_grey_training_images_are_measured_as_the_authors_do(digits: Im
 
 
 def test_images_are_seen_as_the_run_saw_its_own(digits: ImageData) -> None:
-    generator = torch.Generator().manual_seed(0)
-    images, rows = digits.test_images, torch.tensor([3, 1])
-    dynamic = see(images, tiny(), "test", generator)
-    assert not torch.equal(dynamic, see(images, tiny(), "test", generator))
-    assert dynamic.mean().item() == pytest.approx(images.double().mean().item() / 255, abs=0.01)
-    static = see(images, tiny(binarization="static"), "test", generator)
-    assert torch.equal(static[rows], see(images, tiny(binarization="static"), "test", generator, rows))
-    assert not torch.equal(static[:100], see(images[:100], tiny(binarization="static"), "validation", generator))
+    generator, rows = torch.Generator().manual_seed(0), torch.tensor([3, 1])
+    dynamic = see(digits, "test", tiny(), generator)
+    assert not torch.equal(dynamic, see(digits, "test", tiny(), generator))
+    assert dynamic.mean().item() == pytest.approx(digits.test_images.double().mean().item() / 255, abs=0.01)
+    static = see(digits, "test", tiny(binarization="static"), generator)
+    assert torch.equal(static[rows], see(digits, "test", tiny(binarization="static"), generator, rows))
+    same_images = dataclasses.replace(digits, validation_images=digits.test_images)
+    assert not torch.equal(static, see(same_images, "validation", tiny(binarization="static"), generator))
+    grey = see(digits, "test", tiny(binarization="none", decoder="dense"), generator, slice(7))
+    assert torch.equal(grey, digits.test_images[:7, None] / 255)
+
+
+def test_models_of_grey_images_are_evaluated_on_grey_images(digits: ImageData) -> None:
+    """The classifier sees binarised samples; the code's numbers and the likelihood are those of grey images."""
+    torch.manual_seed(0)
+    config = tiny(binarization="none", decoder="dense")
+    model = build_model(config, (8, 8)).eval()
+    latent, _ = evaluate(LATENT, config, model, digits, CPU)
+    assert latent["log_det_cov_per_dim_train"] * 2 == pytest.approx(latent["log_det_cov_total_authors"])
+    grey = digits.test_images[:100, None] / 255
+    with torch.no_grad():
+        q = model.encoder(grey)
+        at_mean = -model.decoder.log_prob(grey, q.mu).mean().item()
+    assert latent["reconstruction_nll"] == pytest.approx(at_mean, rel=0.05)
+
+    evaluation = SampleEvaluation.for_dataset("digits", 60)
+    metrics, arrays = evaluate(evaluation, config, model, digits, CPU, untrained_classifier())
+    assert math.isfinite(metrics["class_cross_entropy"]) and math.isfinite(metrics["class_cross_entropy_authors"])
+    assert 0 <= arrays["samples"].min() < arrays["samples"].max() <= 1 and len(set(arrays["samples"].flatten())) > 100
+    assert (arrays["originals"] == digits.test_images[:50, None].numpy() / np.float32(255)).all()
+    assert "sharpness_samples" not in metrics  # the entropy of a binary pixel says nothing of a grey one
+
+    likelihood = LikelihoodEvaluation(n_images=4, n_draws=10, fit_steps=10, n_searched=2)
+    bound, _ = evaluate(likelihood, config, model, digits, CPU)
+    assert bound["nll"] < bound["nll_elbo"] + 5
 
 
 def test_a_function_in_batches_is_the_function() -> None:

@@ -17,6 +17,7 @@ LAYERS = [
         "networks",
         "pixelcnn",
         "gated_pixelcnn",
+        "quadrature",
         "scalar",
         "model",
         "divergences",

@@ -11,7 +11,7 @@ from scipy.integrate import quad
 from scipy.stats import norm
 from torch import Tensor
 
-from infovae.divergences import squared_mmd_chunked
+from infovae.divergences import reporting_kernel, squared_mmd_chunked
 from infovae.evaluation.latent import (
     N_AUTHORS,
     active_units,
@@ -23,7 +23,6 @@ from infovae.evaluation.latent import (
     mutual_information_cap,
     rate,
     reconstruction_nll,
-    reporting_kernel,
     squared_mmd_point_mass,
 )
 from infovae.networks import Decoder, Gaussian

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
+from infovae import quadrature
 from infovae.config import PosteriorEvaluation, RunConfig
 from infovae.data import load
 from infovae.evaluation import evaluate
-from infovae.evaluation.posterior import posterior_densities, posterior_metrics
 from infovae.model import Model, build_model
 from infovae.networks import Decoder, Encoder, Gaussian
+from infovae.quadrature import posterior_densities
 
 W, S = 1.5, 0.3
 POSTERIOR_MEAN, POSTERIOR_STD = (
@@ -75,6 +76,10 @@ CODES: list[tuple[tuple[float, float], tuple[float, float]]] = [
     ((-2.0, 1.0), (1e-3, 1.0)),  # one narrow, one wide
     ((-14.0, 14.0), (0.5, 0.5)),  # beyond z_max
 ]
+
+
+def posterior_metrics(model: Model, *grid: float) -> dict[str, float]:
+    return quadrature.posterior_metrics(model.encoder, model.decoder, *grid)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("mu", "std"), CODES)
@@ -142,7 +147,8 @@ def test_evidence_of_a_decoder_that_only_the_code_knows() -> None:
 
 @pytest.mark.parametrize(("mu", "std"), CODES)
 def test_densities_of_the_figure_are_normalised_and_right(mu: tuple[float, float], std: tuple[float, float]) -> None:
-    kept = posterior_densities(linear_model(mu, std))
+    model = linear_model(mu, std)
+    kept = posterior_densities(model.encoder, model.decoder)
     z = kept["z"]
     for name in ("q_z_given_x", "q_z", "p_z", "p_z_given_x"):
         assert torch.allclose(torch.trapezoid(kept[name], z), torch.ones(()).double(), atol=5e-3), name
@@ -164,4 +170,4 @@ def test_evaluation_of_a_run_leaves_the_model_as_it_was() -> None:
 
 def test_code_of_several_dimensions_is_refused() -> None:
     with pytest.raises(ValueError, match="got latent_dim=2"):
-        posterior_metrics(build_model(tiny(), (8, 8)))
+        evaluate(PosteriorEvaluation(), tiny(), build_model(tiny(), (8, 8)), load("digits"), torch.device("cpu"))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from infovae.config import PixelConfig, RunConfig
-from infovae.data import ImageData, binarize, static_binarization
+from infovae.data import ImageData, observe, static_binarization
 from infovae.model import Model, PixelModel
 from infovae.networks import Gaussian
 
@@ -21,39 +21,23 @@ STATIC_SEEDS: dict[Split, int] = {"train": 0, "test": 1, "validation": 2}
 """Of the images that are binarised once and for all; 0 is the one that training uses."""
 
 
-def split_images(data: ImageData, split: Split) -> tuple[Tensor, Tensor]:
-    """Return the images (n, H, W), uint8, and the labels (n,) of a part of the data."""
-    return getattr(data, f"{split}_images"), getattr(data, f"{split}_labels")
-
-
 def see(
-    images: Tensor,
-    config: RunConfig | PixelConfig,
+    data: ImageData,
     split: Split,
+    config: RunConfig | PixelConfig,
     generator: torch.Generator,
-    rows: Tensor | None = None,
+    rows: slice | Tensor = slice(None),
 ) -> Tensor:
-    """Return x, float32 (n, 1, H, W), as the run saw its own: binarised afresh or once and for all, or grey.
-
-    Parameters
-    ----------
-    images : the first images of `split`, uint8 (n, H, W): a static binarisation is the same for any number of them.
-    rows : of these images, to be returned; by default all.
-    """
-    if getattr(config, "binarization", "dynamic") == "static":
+    """Return images of a part of the data, float32 (n, 1, H, W), as the run saw its own: binarised or grey."""
+    images, binarization = getattr(data, f"{split}_images"), getattr(config, "binarization", "dynamic")
+    if binarization == "static":  # the whole part's draw, of which the run has seen these
         images = static_binarization(images, STATIC_SEEDS[split])
-    images = (images if rows is None else images[rows]).to(generator.device)
-    return grey(images) if is_grey(config) else binarize(images, generator)
+    return observe(images[rows].to(generator.device), binarization, generator)
 
 
 def is_grey(config: RunConfig | PixelConfig) -> bool:
     """Return whether the run is a model of grey images."""
     return getattr(config, "binarization", "dynamic") == "none"
-
-
-def grey(images: Tensor) -> Tensor:
-    """Return grey values in [0, 1], float32 (n, 1, H, W), of images uint8 (n, H, W)."""
-    return images.float().unsqueeze(1) / 255
 
 
 def encode(model: Model | PixelModel, x: Tensor, batch_size: int = 250) -> Gaussian:

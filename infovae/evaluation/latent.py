@@ -18,8 +18,8 @@ from torch import Tensor
 
 from infovae import divergences
 from infovae.config import LatentEvaluation, RunConfig
-from infovae.data import ImageData
-from infovae.evaluation.images import Evaluated, encode, grey, in_batches, see, split_images
+from infovae.data import ImageData, observe
+from infovae.evaluation.images import Evaluated, encode, in_batches, see
 from infovae.model import Model
 from infovae.networks import Decoder, Gaussian
 
@@ -50,10 +50,9 @@ def evaluate(
     `marginal_kl` estimates KL(q(z) || p(z)); NaN where I(x;z) is too near its cap. Columns ending in `_authors`: see
     `measure_as_authors`.
     """
-    images, labels = split_images(data, evaluation.split)
-    x = see(images[: evaluation.n_images], config, evaluation.split, generator)
-    train_images = data.train_images[: min(config.n_train, evaluation.n_images)]
-    q, q_train = encode(model, x), encode(model, see(train_images, config, "train", generator))
+    first = slice(min(config.n_train, evaluation.n_images))
+    x = see(data, evaluation.split, config, generator, slice(evaluation.n_images))
+    q, q_train = encode(model, x), encode(model, see(data, "train", config, generator, first))
     z = q.sample(generator)
     prior = torch.randn(z.shape, generator=generator, device=generator.device)
     n = min(evaluation.n_likelihood, len(x))
@@ -61,9 +60,10 @@ def evaluate(
         nll = reconstruction_nll(model.decoder, x[:n], z[:n])
         nothing = {"rate": 0.0, "mutual_information": 0.0, "active_units": 0}
         return {**nothing, "reconstruction_nll": nll, "reconstruction_nll_prior": nll}, {}
-    mmd = divergences.squared_mmd_chunked(z, prior, reporting_kernel(config.latent_dim))
+    mmd = divergences.squared_mmd_chunked(z, prior, divergences.reporting_kernel(config.latent_dim))
     null = _null_level(len(z), config.latent_dim, generator.device)
     nats, information = rate(q.mu, q.std), mutual_information(z, q.mu, q.std)
+    grey_images = observe(data.train_images[first], "none", generator)
     metrics = {
         "squared_mmd": mmd.value,
         "squared_mmd_null": null.value,
@@ -79,8 +79,9 @@ def evaluate(
         "active_units": active_units(q.mu),
         "reconstruction_nll": reconstruction_nll(model.decoder, x[:n], z[:n]),
         "reconstruction_nll_prior": reconstruction_nll(model.decoder, x[:n], prior[:n]),
-        **measure_as_authors(encode(model, grey(train_images.to(generator.device))), generator),
+        **measure_as_authors(encode(model, grey_images.to(z.device)), generator),
     }
+    labels = data.test_labels if evaluation.split == "test" else data.validation_labels
     kept = {"z": z[:N_KEPT], "labels": labels[: min(N_KEPT, len(z))]}
     if config.latent_dim == 2:
         plane = torch.cartesian_prod(PLANE, PLANE).to(z.device)
@@ -88,11 +89,6 @@ def evaluate(
             density = mixture_density(plane, mu[:N_KEPT], std[:N_KEPT])
             kept[f"density_{name}"] = density.unflatten(0, (len(PLANE), len(PLANE))).float()
     return metrics, {name: tensor.cpu().numpy() for name, tensor in kept.items()}
-
-
-def reporting_kernel(dim: int) -> divergences.Kernel:
-    """Return the kernel of every reported squared MMD, exp(-d^2 / (2 dim)): the authors'."""
-    return divergences.make_kernel("rbf", dim, "prior")
 
 
 def squared_mmd_point_mass(dim: int) -> float:
@@ -120,7 +116,7 @@ def measure_as_authors(q: Gaussian, generator: torch.Generator) -> dict[str, flo
     """
     z = q.sample(generator)
     prior = torch.randn(z.shape, generator=generator, device=z.device)
-    mmd = divergences.squared_mmd_chunked(z, prior, reporting_kernel(z.shape[1]))
+    mmd = divergences.squared_mmd_chunked(z, prior, divergences.reporting_kernel(z.shape[1]))
     # no_overlap is the sum of the two means within a sample; a V-statistic has k(0) = 1 in 1 / n of its pairs
     return {
         "squared_mmd_authors": mmd.value + (2 - mmd.no_overlap) / N_AUTHORS,
@@ -139,7 +135,9 @@ def marginal_kl(rate_nats: float, information: float, cap: float) -> float:
 @lru_cache
 def _null_level(n: int, dim: int, device: torch.device) -> divergences.NullLevel:
     """Return the reporting kernel's null level: the same for every run of a dimension, so computed once per process."""
-    return divergences.squared_mmd_null(n, dim, reporting_kernel(dim), torch.Generator(device).manual_seed(0))
+    return divergences.squared_mmd_null(
+        n, dim, divergences.reporting_kernel(dim), torch.Generator(device).manual_seed(0)
+    )
 
 
 def rate(mu: Tensor, std: Tensor) -> float:

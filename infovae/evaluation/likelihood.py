@@ -22,7 +22,7 @@ from infovae.config import LikelihoodEvaluation, RunConfig
 from infovae.data import ImageData
 from infovae.divergences import standard_normal_log_prob
 from infovae.evaluation.annealing import annealed_importance_sampling
-from infovae.evaluation.images import Evaluated, Split, encode, in_batches, see, split_images
+from infovae.evaluation.images import Evaluated, Split, encode, in_batches, see
 from infovae.evaluation.latent import reconstruction_nll
 from infovae.evaluation.proposal import (
     Proposal,
@@ -61,9 +61,8 @@ def evaluate(
 
     def draw(split: Split, n_all: int, n: int) -> Tensor:
         """Return n of the first n_all images (all if there are fewer), drawn by the run's seed."""
-        images = split_images(data, split)[0][:n_all]
-        rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))[:n]
-        return see(images, config, split, generator, rows)
+        rows = torch.randperm(n_all, generator=torch.Generator().manual_seed(config.seed))[:n]
+        return see(data, split, config, generator, rows)
 
     x = draw("test", len(data.test_images), evaluation.n_images)
     q = encode(model, x)

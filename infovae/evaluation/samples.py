@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infovae.config import RunConfig, SampleEvaluation
-from infovae.data import ImageData, binarize
-from infovae.evaluation.images import Evaluated, grey, in_batches, is_grey, see
+from infovae.data import ImageData, binarize, observe
+from infovae.evaluation.images import Evaluated, in_batches, is_grey, see
 from infovae.model import Model
-from infovae.networks import Decoder, IndependentDecoder
+from infovae.networks import Decoder, GaussianDecoder, IndependentDecoder
 
 N_PICTURES, N_RECONSTRUCTED = 100, 50
 """Samples and reconstructions kept to be looked at."""
@@ -66,9 +66,9 @@ def evaluate(
     if weights is not None:
         metrics = _judge(load_classifier(weights, data).to(device), generated, means, data, generator)
     if isinstance(model.decoder, IndependentDecoder) and not is_grey(config):
-        x = see(data.test_images[:n], config, "test", generator)
+        x = see(data, "test", config, generator, slice(n))
         codes = in_batches(lambda x: model.encoder(x).sample(generator), x, size=AT_ONCE)
-        real = grey(data.test_images[:n])
+        real = observe(data.test_images[:n], "none", generator)
         metrics |= {
             "sharpness_samples": sharpness(means),
             "sharpness_reconstructions": sharpness(in_batches(model.decoder.mean, codes, size=AT_ONCE)),
@@ -119,7 +119,7 @@ def draw_pictures(config: RunConfig, model: Model, data: ImageData, device: torc
     the same originals and the same uniforms, whatever their objective and seed.
     """
     generator = torch.Generator(device).manual_seed(0)
-    originals = see(data.test_images[:N_RECONSTRUCTED], config, "test", generator)
+    originals = see(data, "test", config, generator, slice(N_RECONSTRUCTED))
     uniforms = torch.rand(N_PICTURES, 1, *data.test_images.shape[1:], generator=generator, device=device)
     z = torch.randn(N_PICTURES, model.latent_dim, generator=generator, device=device)
     codes = model.encoder(originals).sample(generator)
@@ -130,7 +130,7 @@ def draw_pictures(config: RunConfig, model: Model, data: ImageData, device: torc
     }
     if not is_grey(config):
         pictures = {name: images.to(torch.uint8) for name, images in pictures.items()}
-    if isinstance(model.decoder, IndependentDecoder):
+    if isinstance(model.decoder, IndependentDecoder | GaussianDecoder):
         pictures["mean_samples"] = model.decoder.mean(z[:N_RECONSTRUCTED])
         pictures["mean_reconstructions"] = model.decoder.mean(codes)
     return {name: images.cpu().numpy() for name, images in pictures.items()}
@@ -138,7 +138,9 @@ def draw_pictures(config: RunConfig, model: Model, data: ImageData, device: torc
 
 def expected_pixels(decoder: Decoder, x: Tensor, z: Tensor) -> Tensor:
     """Return the expected value of every pixel of x given z and, of an autoregressive decoder, the pixels before it."""
-    return decoder.mean(z) if isinstance(decoder, IndependentDecoder) else torch.sigmoid(decoder(x, z))
+    if isinstance(decoder, IndependentDecoder | GaussianDecoder):
+        return decoder.mean(z).clamp(0, 1)
+    return torch.sigmoid(decoder(x, z))
 
 
 class Classifier(nn.Module):

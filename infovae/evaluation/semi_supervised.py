@@ -62,8 +62,8 @@ def evaluate(
     though the code holds nothing. `svm_error_authors` and `svm_error_rbf_sampled`: see `peeking_errors`.
     """
     n_pool = min(config.n_train, evaluation.n_pool)
-    pool = encode(model, see(data.train_images[:n_pool], config, "train", generator))
-    test = encode(model, see(data.test_images, config, "test", generator))
+    pool = encode(model, see(data, "train", config, generator, slice(n_pool)))
+    test = encode(model, see(data, "test", config, generator))
     labels = data.train_labels[:n_pool].numpy(), data.test_labels.numpy()
     n_labels, draw_seeds = evaluation.n_labels, make_draw_seeds(config.seed, evaluation.n_draws)
 
