@@ -30,8 +30,10 @@ class Encoder(BaseEncoder):
     def __init__(self, latent_dim: int, side: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            *(nn.Conv2d(1, 32, 4, 2, 1), nn.ReLU(), nn.Conv2d(32, 64, 4, 2, 1), nn.ReLU()),
-            *(nn.Flatten(), nn.Linear(side**2 * 4, 2 * latent_dim)),
+            *(nn.Conv2d(1, 32, 4, 2, 1, bias=False), nn.BatchNorm2d(32), nn.LeakyReLU(0.1)),
+            *(nn.Conv2d(32, 64, 4, 2, 1, bias=False), nn.BatchNorm2d(64), nn.LeakyReLU(0.1), nn.Flatten()),
+            *(nn.Linear(side**2 * 4, 256, bias=False), nn.BatchNorm1d(256), nn.LeakyReLU(0.1)),
+            nn.Linear(256, 2 * latent_dim),
         )
 
     def forward(self, x: Tensor) -> ModelOutput:

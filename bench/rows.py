@@ -36,15 +36,9 @@ N_SEEDS, SCIENCE_STEPS, METRICS = 5, 300, ["reconstruction_nll", "mutual_informa
 
 # a code of two dimensions keeps I(x;z) below its cap, where all seeds would agree
 MMD = {"objective": "mmd", "bandwidth": "prior", "latent_dim": 2}
-RUNS = {
-    "conv/conv": {
-        "objective": "mmd",
-        "kernel": "imq",
-        "alpha": 0.0,
-        "lambda_": 10.0,
-        "decoder": "conv",
-        "posterior_std": "exp",
-    },
+PYTHAE = {"objective": "mmd", "kernel": "imq", "bandwidth": "paper", "alpha": 0.0, "lambda_": 10.0}
+RUNS: dict[str, dict[str, object]] = {
+    "conv/conv": PYTHAE | {"decoder": "conv", "posterior_std": "exp", "n_prior_draws": 100},
     "published PixelCNN": MMD | {"pixelcnn_channels": 32, "pixelcnn_layers": 4, "receptive_radius": 12},
     "small PixelCNN": MMD | {"pixelcnn_channels": 16, "pixelcnn_layers": 2, "receptive_radius": 8},
 }

@@ -98,10 +98,10 @@ def test_arithmetic_of_a_step_is_that_of_its_layers(tiny: None, monkeypatch: pyt
     monkeypatch.setattr(rows, "training_rate", _train_once)
     monkeypatch.setattr(rows, "matrix_product_rate", lambda precision: 1.0)
     first, second = 4 * 4 * 32 * 16, 2 * 2 * 64 * 32 * 16  # multiplications of the encoder's convolutions, 8 x 8 pixels
-    linear = 2 * 2 * 64 * 20, 10 * 2 * 2 * 64
+    linear = 2 * 2 * 64 * 256, 256 * 20, 10 * 2 * 2 * 64
     forward = 2 * (2 * (first + second) + sum(linear))  # the decoder mirrors the encoder; a multiplication and a sum
     # backward: for the weights and for the input of each layer; images need no gradient. The MMD adds a little.
-    assert rows.share("conv/conv", "float32") == pytest.approx(3 * forward - 2 * first, rel=0.01)
+    assert rows.share("conv/conv", "float32") == pytest.approx(3 * forward - 2 * first, rel=0.02)
 
 
 def _train_once(name: str, precision: str, n_steps: int = 1) -> float:
