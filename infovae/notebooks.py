@@ -28,7 +28,7 @@ from infovae.store import StoreError, to_json, write_atomically
 log = logging.getLogger(__name__)
 
 SOURCE = PROJECT_ROOT / "notebooks"
-REPORT_NOTEBOOK = "07_report"
+REPORT_NOTEBOOK = "09_report"
 MANIFEST = ".published.json"
 """Names the files of a folder that were published there: the next publication replaces or removes these alone."""
 FAILED = "notebook.failed.ipynb"

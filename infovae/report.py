@@ -28,12 +28,12 @@ from infovae.ledger import (
 from infovae.old_claims import ledger
 from infovae.site import render_discussion, render_index, render_notebook
 from infovae.store import to_json, write_atomically
-from infovae.tables import compare_with_paper, format_number, format_table, show_table, to_markdown, write_tables
+from infovae.tables import format_number, format_table, show_table, to_markdown, write_tables
 
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
-    from infovae.figures import Captioned
+    from infovae.plotting import Captioned
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def publish(
     notebook runs as it is in JupyterLab.
     """
     if output_folder:
-        from infovae.figures import display_width
+        from infovae.plotting import display_width
 
         folder = Path(output_folder)
         write_atomically(folder / "parameters.json", to_json(experiment.model_dump(mode="json")) + b"\n")
@@ -144,7 +144,6 @@ def _section(folder: Path, experiment: Experiment, runs: pd.DataFrame) -> dict[s
         "budget": describe_budget(experiment, runs),
         "command": format_command(experiment),
         "caveat": experiment.caveat,
-        "comparison": compare_with_paper(table),
         "table": format_table(table),
         "figures": _load_captions(folder),
     }
@@ -327,8 +326,6 @@ def _markdown(content: dict[str, Any]) -> str:
             f"    {section['command']}",
             f"**What the budget may have changed.** {section['caveat']}",
         ]
-        if len(section["comparison"]):
-            parts.append(to_markdown(section["comparison"]))
         parts.append(to_markdown(section["table"]))
         for figure, words in section["figures"].items():
             parts += [f"![{_bracketed(words['alt'])}]({name}/{figure}.png)", f"*{words['caption']}*"]

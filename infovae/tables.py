@@ -5,15 +5,13 @@ Knows nothing of claims or pages, and computes no result: an experiment's table 
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from infovae.experiments import Experiment
-from infovae.experiments.log_likelihood import PAPER_COLUMN
-from infovae.labels import label
+from infovae.labels import label, objective_name
 from infovae.store import write_atomically
 
 if TYPE_CHECKING:
@@ -33,19 +31,21 @@ def write_tables(experiment: Experiment, runs: pd.DataFrame, folder: Path) -> No
 def format_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table with each metric and its interval in one cell, "mean ± half-width"; "–" for no number.
 
-    Its columns have the names that a reader sees.
+    Columns and objectives have the names that a reader sees. A metric without any number is left out.
     """
     readable = pd.DataFrame(index=table.index)
     for column in table.columns:
-        if column.endswith("_ci95"):
-            continue
         interval = table.get(f"{column}_ci95")
+        if column.endswith("_ci95") or (interval is not None and table[column].isna().all()):
+            continue
         if interval is not None:
             readable[column] = [
                 format_number(m) + (f" ± {format_number(c)}" if c == c else "")
                 for m, c in zip(table[column], interval, strict=True)
             ]
-        elif column != "n_failed" or table[column].any():
+        elif column == "objective":
+            readable[column] = table[column].map(objective_name)
+        elif not column.endswith("_missing") or table[column].any():
             readable[column] = [
                 format_number(value) if isinstance(value, float) else str(value) for value in table[column]
             ]
@@ -56,23 +56,6 @@ def to_markdown(frame: pd.DataFrame) -> str:
     """Return a frame of strings as a Markdown table."""
     rows = [list(frame.columns), ["---"] * frame.shape[1], *frame.to_numpy().tolist()]
     return "\n".join("| " + " | ".join(str(cell).replace("|", r"\|") for cell in row) + " |" for row in rows)
-
-
-def compare_with_paper(table: pd.DataFrame) -> pd.DataFrame:
-    """Return paper, ours and difference where the paper has a number for a row of the table; else an empty frame."""
-    if PAPER_COLUMN not in table or table[PAPER_COLUMN].isna().all():
-        return pd.DataFrame()
-    table = table[table[PAPER_COLUMN].notna()]
-    ours = max((name for name in table if re.fullmatch(r"nll_\d+", str(name))), key=lambda name: int(str(name)[4:]))
-    readable = format_table(table)
-    return pd.DataFrame(
-        {
-            "objective": readable["objective"],
-            label(PAPER_COLUMN): readable[label(PAPER_COLUMN)],
-            f"ours: {label(str(ours))}": readable[label(str(ours))],
-            "difference, nats": [f"{value:+.1f}" for value in table[ours] - table[PAPER_COLUMN]],
-        }
-    )
 
 
 def show_table(readable: pd.DataFrame, identity: str = "table") -> Styler:

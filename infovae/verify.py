@@ -47,9 +47,8 @@ def compare(committed: Path, reproduced: Path) -> list[Comparison]:
 def _compare_conditions(experiment: Experiment, old: pd.DataFrame, new: pd.DataFrame) -> list[tuple[str, Outcome, str]]:
     """Return condition, outcome and detail for each row of the experiment's table."""
     tables = experiment.table(old), experiment.table(new)
-    intervals = [column for column in tables[0].columns if column.endswith("_ci95")]
-    metrics = [column.removesuffix("_ci95") for column in intervals if not column.endswith("seconds_ci95")]
-    by = list(tables[0].columns[: list(tables[0].columns).index(intervals[0]) - 1])
+    metrics = [metric for metric in experiment.metrics if not metric.endswith("seconds")]
+    by = [column for column in experiment.conditions if column in old and column in new]
     merged = tables[0].merge(tables[1], on=by, how="left", suffixes=("", "_new"), indicator=True)
     lines: list[tuple[str, Outcome, str]] = []
     for _, row in merged.iterrows():

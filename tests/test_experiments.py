@@ -10,17 +10,22 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
 from infovae.config import (
     OBJECTIVES,
     PROJECT_ROOT,
     LatentEvaluation,
-    LikelihoodEvaluation,
     ParameterError,
     PixelConfig,
     RunConfig,
+    SemiSupervisedEvaluation,
 )
+from infovae.data import ImageData
+from infovae.evaluation.semi_supervised import draw_labelled
 from infovae.experiments import MODULES, aggregate, experiment_class, make_experiment
+from infovae.experiments.semi_supervised import SemiSupervised
+from infovae.experiments.sensitivity import VARIANTS, Sensitivity, variant_name
 from infovae.experiments.tuning import Tuning
 from infovae.reproduce import load_profile, parse_assignments, profile_names
 
@@ -31,6 +36,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("latent_usage", {"alphas": [0.0], "lambdas": [0.5]}, "alpha \\+ lambda_ - 1 must not be negative"),
     ("latent_usage", {"latent_dim": 0}, "latent_dim.*greater than or equal to 1"),
     ("latent_usage", {"receptive_radii": [2]}, "receptive_radius must exceed"),
+    ("latent_usage", {"overrides": {"encoder_wdth": 64}}, "field in overrides 'encoder_wdth'; did you mean 'encoder_w"),
+    ("latent_usage", {"overrides": {"encoder_width": 0}}, "encoder_width.*greater than or equal to 1, got 0"),
+    ("latent_usage", {"overrides": {"steps": 3}}, "overrides must not hold 'steps'"),
+    ("latent_usage", {"overrides": {"alpha": 1.0}}, "overrides must not hold 'alpha'"),
+    ("latent_usage", {"overrides": 3}, "overrides.*dictionary"),
     ("latent_usage", {"objective": "elbo"}, "has no divergence"),
     ("latent_usage", {"seeds": "[0"}, "not a list in JSON notation"),
     ("latent_usage", {"decoder": "pixelcn"}, "decoder.*'pixelcnn'"),
@@ -52,10 +62,21 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("divergence_comparison", {"n_train": 60_000}, "n_train must be at most 50000 for mnist"),
     ("divergence_comparison", {"learning_rate": float("nan")}, "learning_rate.*"),
     ("divergence_comparison", {"batch_size": 10**12}, "batch_size.*less than or equal"),
-    ("semi_supervised", {"n_labels": 7}, "n_labels.*greater than or equal to 20"),
+    ("divergence_comparison", {"extra_seeds": [0]}, "extra_seeds must be others than seeds, 0 is in both"),
+    ("variance_overestimation", {"binarizations": ["grey"]}, "binarizations.0.*'none'.*got 'grey'"),
+    ("variance_overestimation", {"decoder": "pixelcnn"}, "'none' .grey images. needs decoder"),
+    ("sensitivity", {"variants": ["mmd_no_nrm"]}, "unknown variant 'mmd_no_nrm'; did you mean 'mmd_no_norm'"),
+    ("semi_supervised", {"n_labels": 10}, "n_labels.*greater than or equal to 20"),
+    ("semi_supervised", {"n_labels": 0}, "n_labels must be at least 20"),
+    ("semi_supervised", {"n_labels": 25}, "multiple of the number of classes.*it has 10, got 25"),
+    (
+        "semi_supervised",
+        {"dataset": "digits", "n_labels": 100, "n_unlabelled": 901},
+        r"must be at most 1000 .*got 100 \+ 901",
+    ),
     ("semi_supervised", {"n_draws": None}, "n_draws.*integer, got None"),
     ("log_likelihood", {"n_draws": 50}, "n_draws.*10, 100, 1000 or 10000, got 50"),
-    ("log_likelihood", {"decoders": ["dense"], "objectives": ["unconditional"]}, "needs decoder 'pixelcnn'"),
+    ("log_likelihood", {"decoder": "dense"}, "needs latent_dim=0 and decoder 'pixelcnn'"),
 ]
 
 
@@ -103,7 +124,9 @@ def test_lists_may_come_as_papermill_hands_them_over() -> None:
     assert experiment.seeds == (0, 3)
     bare_words = make_experiment("divergence_comparison", {"objectives": "[mmd, elbo]"})
     assert bare_words.model_dump()["objectives"] == ("mmd", "elbo")
-    assert len(experiment.grid()) == 2 * 2
+    assert len(experiment.grid()) == 2
+    overridden = make_experiment("divergence_comparison", {"overrides": "{encoder_width:64, optimizer:rmsprop}"})
+    assert overridden.overrides == {"encoder_width": 64, "optimizer": "rmsprop"}
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -115,70 +138,119 @@ def test_grid_is_every_combination_once(name: str) -> None:
     assert seeds.count(0) == seeds.count(1) == len(seeds) / 2
 
 
+def test_overrides_reach_every_run() -> None:
+    for config in configs("latent_usage", overrides={"encoder_width": 64}):
+        assert config.encoder_width == 64
+
+
+def configs(name: str, **parameters: Any) -> list[RunConfig]:
+    """Return the runs of an experiment, without the pixel baseline."""
+    tasks = make_experiment(name, parameters).grid()
+    return [task.config for task in tasks if isinstance(task.config, RunConfig)]
+
+
 def test_density_is_drawn_of_runs_in_two_dimensions_that_no_number_rests_on() -> None:
-    experiment = make_experiment("variance_overestimation", {"latent_dims": [10], "seeds": [3, 4]})
+    experiment = make_experiment("variance_overestimation", {"seeds": [3, 4], "binarizations": ["dynamic", "none"]})
     drawn = [task.config for task in experiment.drawn()]
     assert {(run.latent_dim, run.n_train, run.seed) for run in drawn if isinstance(run, RunConfig)} == {(2, 500, 3)}
     assert len(drawn) == 2 and not {*drawn} & {task.config for task in experiment.grid()}
-    everywhere = make_experiment("variance_overestimation", {})  # in 2 dimensions anyway: nothing is trained beside
-    assert {task.config for task in everywhere.drawn()} < {task.config for task in everywhere.grid()}
     assert not make_experiment("latent_usage", {}).drawn()
 
 
-def test_semi_supervised_uses_the_models_of_the_comparison() -> None:
+def test_one_set_of_models_serves_every_notebook() -> None:
     for profile in profile_names():
         experiments = load_profile(profile)
-        models = {task.config for task in experiments["divergence_comparison"].grid()}
-        used = {task.config for task in experiments["semi_supervised"].grid()}
-        assert {config for config in used if not isinstance(config, PixelConfig)} <= models, profile
+        models = {name: {task.config for task in e.grid()} for name, e in experiments.items()}
+        compared = models["divergence_comparison"]
+        pixels = {config for config in models["semi_supervised"] if isinstance(config, PixelConfig)}
+        assert models["semi_supervised"] - pixels == compared and len(pixels) == 1, profile
+        if profile == "smoke":  # its grids differ, to be small
+            continue
+        used = [c for c in models["latent_usage"] if isinstance(c, RunConfig)]
+        shared = [c for c in used if c.alpha == 1 and c.lambda_ == 784 and c in compared]
+        assert {config.seed for config in shared} >= {0, 1, 2}, profile
+        scored = [c for c in models.get("log_likelihood", set()) if isinstance(c, RunConfig) and c.latent_dim]
+        assert set(scored) <= compared, profile
 
 
-def test_likelihood_anneals_cheap_decoders_only_and_has_one_control() -> None:
-    experiment = make_experiment("log_likelihood", {"decoders": ["pixelcnn", "conv", "dense"], "seeds": [0]})
-    tasks = experiment.grid()
-    controls = [task for task in tasks if task.config.objective == "unconditional"]
-    assert len(tasks) == 4 * 3 + 1 and len(controls) == 1
-    assert {task.config.binarization for task in tasks if not isinstance(task.config, PixelConfig)} == {"static"}
+def test_extra_seeds_are_of_the_headline_alone() -> None:
+    runs = configs("divergence_comparison", latent_dims=[2, 10], seeds=[0], extra_seeds=[5, 6], objectives=["mmd"])
+    assert [(run.latent_dim, run.seed) for run in runs] == [(2, 0), (10, 0), (10, 5), (10, 6)]
+    assert len(configs("divergence_comparison", latent_dims=[2], seeds=[0], extra_seeds=[5], objectives=["mmd"])) == 1
+
+
+def test_usage_varies_radius_and_norm_one_at_a_time() -> None:
+    lists = {
+        "alphas": [1.0, 0.0],
+        "lambdas": [784.0, 78.4],
+        "receptive_radii": [12, 8],
+        "encoder_norms": ["batch", "none"],
+    }
+    runs = [
+        (run.receptive_radius, run.encoder_norm, run.objective, run.alpha, run.lambda_)
+        for run in configs("latent_usage", seeds=[0], **lists)
+    ]
+    weights = [(1.0, 784.0), (1.0, 78.4), (0.0, 784.0), (0.0, 78.4)]
+    assert runs == [
+        (12, "batch", "elbo", 0, 1), *((12, "batch", "mmd", *pair) for pair in weights),
+        (8, "batch", "elbo", 0, 1), (8, "batch", "mmd", 1, 784),
+        (12, "none", "elbo", 0, 1), (12, "none", "mmd", 1, 784),
+    ]  # fmt: skip
+
+
+def test_likelihood_has_one_control_without_a_code() -> None:
+    tasks = make_experiment("log_likelihood", {"seeds": [0]}).grid()
     for config, evaluations, _ in tasks:
-        assert not isinstance(config, PixelConfig)
-        (likelihood,) = [e for e in evaluations if isinstance(e, LikelihoodEvaluation)]
-        assert (likelihood.n_annealed > 0) == (config.decoder != "pixelcnn")
-        assert (config.encoder == "dense") == (config.decoder == "dense")
-        assert config.latent_dim == (0 if config.objective == "unconditional" else 5)
+        assert isinstance(config, RunConfig)
         has_code = any(isinstance(e, LatentEvaluation) for e in evaluations)
-        assert has_code == (config.objective != "unconditional")
+        assert has_code == (config.objective != "unconditional") == (config.latent_dim > 0)
+    assert sum(task.config.objective == "unconditional" for task in tasks) == 1
 
 
-def test_papers_likelihoods_stand_apart_with_their_status_and_only_beside_their_like() -> None:
-    runs = pd.DataFrame(
-        [{"decoder": d, "objective": o, "seed": 0, "status": "done", "nll_1": 100.0, "nll_10": 99.0, "nll_100": 98.0}
-         for d in ("pixelcnn", "dense") for o in ("elbo", "mmd", "mmd_annealed", "unconditional")]
-    )  # fmt: skip
-    column = "paper_nll (recalled, unverified)"
-    table = make_experiment("log_likelihood", {}).table(runs)
-    assert table.columns[-1] == column
-    papers = table.set_index(["decoder", "objective"])[column].dropna().to_dict()
-    assert papers == {("pixelcnn", "elbo"): 82.75, ("pixelcnn", "mmd"): 80.76}
-    assert {"nll_1", "nll_10", "nll_100"} <= set(table.columns) and "nll_1000" not in table
-    digits = make_experiment("log_likelihood", {"dataset": "digits", "n_train": 1000})
-    assert digits.table(runs)[column].isna().all()
-
-
-def test_toy_has_alpha_0_the_papers_lambda_and_the_presets_weights() -> None:
-    configs = [task.config for task in make_experiment("amortized_inference", {"seeds": [0]}).grid()]
-    weights = {c.objective: (c.rate_weight, c.divergence_weight) for c in configs if isinstance(c, RunConfig)}
-    assert weights == {"elbo": (1, 0), "mmd": (1, 499), "mmd_annealed": (1, 300), "stein": (1, 50), "jensen": (1, 1)}
-    assert all((c.latent_dim, c.encoder, c.decoder) == (1, "scalar", "scalar") for c in configs)  # type: ignore[union-attr]
+def test_toy_has_the_authors_lambda_and_kernel_and_the_presets_weights() -> None:
+    runs = configs("amortized_inference", seeds=[0], decoder_min_stds=[0.1])
+    weights = {(run.objective, run.alpha): (run.rate_weight, run.divergence_weight) for run in runs}
+    preset = {name: RunConfig(objective=name).divergence_weight for name in ("stein", "jensen")}
+    assert weights == {
+        ("elbo", 0): (1, 0), ("mmd", 1): (0, 500), ("mmd", 0): (1, 499), ("stein", 1): (0, preset["stein"]),
+        ("stein", 0): (1, preset["stein"]), ("jensen", 1): (0, preset["jensen"]), ("jensen", 0): (1, preset["jensen"]),
+    }  # fmt: skip
+    assert len(weights) == len(runs)
+    assert all((c.latent_dim, c.encoder, c.decoder, c.bandwidth) == (1, "scalar", "scalar", "paper") for c in runs)
 
 
 @pytest.mark.parametrize("objective", sorted(set(OBJECTIVES) - {"unconditional"}))
 def test_toy_accepts_every_objective_that_has_a_code(objective: str) -> None:
-    (task,) = make_experiment(
-        "amortized_inference", {"objectives": [objective], "seeds": [0], "decoder_min_stds": [0.1]}
-    ).grid()
-    assert isinstance(task.config, RunConfig)
-    preset = RunConfig(objective=objective)  # type: ignore[arg-type]
-    assert task.config.divergence_weight == pytest.approx(499 if objective == "mmd" else preset.divergence_weight)
+    (run,) = configs("amortized_inference", objectives=[objective], seeds=[0], decoder_min_stds=[0.1], alphas=[0.0])
+    preset = RunConfig(objective=objective, latent_dim=1)  # type: ignore[arg-type]
+    assert run.divergence_weight == pytest.approx(499 if objective == "mmd" else preset.divergence_weight)
+
+
+def test_variants_differ_from_each_other_and_have_their_names() -> None:
+    experiment = make_experiment("sensitivity", {"variants": list(VARIANTS), "seeds": [0, 1], "steps": 1000})
+    assert isinstance(experiment, Sensitivity)
+    runs = [task.config for task in experiment.grid()]
+    assert len(runs) == 2 * len(VARIANTS) == 2 * len({variant_name(name) for name in VARIANTS})
+    named = experiment.name_variants(pd.DataFrame([run.model_dump() for run in runs]))
+    for variant, rows in named.groupby("variant"):
+        changes = {"steps": 1000, **VARIANTS[str(variant)]}
+        changes["steps"] = round(changes["steps"] * changes.pop("share_of_steps", 1))
+        assert len(rows) == 2 and all((rows[field] == value).all() for field, value in changes.items()), variant
+
+
+def test_images_without_labels_are_compared_without_them() -> None:
+    evaluations = make_experiment("divergence_comparison", {"dataset": "digits"}).grid()[0].evaluations
+    assert any(isinstance(evaluation, SemiSupervisedEvaluation) for evaluation in evaluations)
+    small = make_experiment("semi_supervised", {"dataset": "digits", "n_train": 120})
+    assert isinstance(small, SemiSupervised) and (small.n_labels, small.n_unlabelled) == (30, 90)
+
+
+@pytest.mark.parametrize("n_train", [80, 100, 250, 500, 1000])
+def test_as_many_labels_as_are_allowed_can_be_drawn(n_train: int, digits: ImageData) -> None:
+    small = make_experiment("semi_supervised", {"dataset": "digits", "n_train": n_train, "n_unlabelled": 0})
+    assert isinstance(small, SemiSupervised)
+    labels = digits.train_labels[:n_train].numpy()
+    assert len(draw_labelled(labels, small.n_labels, seed=0)) == small.n_labels
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -193,9 +265,40 @@ def test_notebook_parameters_are_the_experiments_fields_and_defaults(name: str) 
     assert values.pop("output_folder") == ""
     assert {key: values[key] for key in fields} == fields
     assert len(re.findall(r"^\w+:.*  # .+", cells[0], re.M)) == len(fields) + 1  # every one is explained
-    passed = re.search(rf"{cls.__name__}\((.*?)\)\s*# fmt", "\n".join(c.source for c in notebook.cells), re.S)
-    assert passed is not None
-    assert set(re.findall(r"(\w+)=\1", passed.group(1))) == set(fields)  # and every one reaches the experiment
+    assert cls.from_parameters(values) == cls()
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    assert code.count(f"{cls.__name__}.from_parameters(globals())") == 1
+
+
+def notebook_variables(**changes: Any) -> dict[str, Any]:
+    """Return what stands in a notebook once its cell of parameters has run."""
+    return {**json.loads(experiment_class("latent_usage")().model_dump_json()), "output_folder": "", **changes}
+
+
+def test_name_that_papermill_injected_and_nobody_reads_is_refused() -> None:
+    cells = ["", "seeds = [0]", '# Parameters\nlamdas = [10.0]\noutput_folder = "x"\n', "%matplotlib inline"]
+    with pytest.raises(ParameterError, match=r"^unknown parameter 'lamdas'; did you mean 'lambdas'[^\n]*$"):
+        experiment_class("latent_usage").from_parameters(notebook_variables(lamdas=[10.0], In=cells))
+    own = notebook_variables(In=["", "published = {}", "# Parameters\nlambdas = [10.0]"], published={}, lambdas=[10.0])
+    assert experiment_class("latent_usage").from_parameters(own).lambdas == (10.0,)  # type: ignore[attr-defined]
+
+
+def test_parameter_that_the_cell_lacks_is_refused() -> None:
+    values = notebook_variables(lamdas=[10.0])
+    del values["lambdas"]
+    with pytest.raises(ParameterError, match=r"^parameter lambdas is not set: the cell of parameters must hold all"):
+        experiment_class("latent_usage").from_parameters(values)
+
+
+def test_wrong_value_in_a_notebook_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "from infovae.experiments.latent_usage import LatentUsage\nLatentUsage.from_parameters(values)"
+    shell = InteractiveShell()
+    shell.user_ns["values"] = notebook_variables(alphas=[1.5])
+    shown: list[str] = []
+    monkeypatch.setattr(shell, "_showtraceback", lambda kind, value, lines: shown.extend(lines))
+    shell.run_cell(code)
+    (line,) = shown
+    assert re.fullmatch(r"ParameterError: parameter alphas.0: [^\n]* less than or equal to 1, got 1.5", line)
 
 
 def test_average_over_seeds_with_students_interval() -> None:
@@ -215,38 +318,38 @@ def test_metric_that_one_run_lacks_has_no_mean_over_the_others() -> None:
 def test_failed_runs_are_counted_and_a_single_seed_has_no_interval() -> None:
     runs = pd.DataFrame({"a": ["x", "x"], "m": [1.0, math.nan], "status": ["done", "failed: loss is nan"]})
     row = aggregate(runs, ("a",), ("m",)).iloc[0]
-    assert (row["m"], row["n_seeds"], row["n_failed"]) == (1, 1, 1)
+    assert (row["m"], row["n_seeds"], row["n_missing"], row["why_missing"]) == (1, 1, 1, "failed: loss is nan")
     assert math.isnan(row["m_ci95"])
 
 
 @pytest.mark.parametrize("profile", profile_names())
 def test_every_profile_is_valid(profile: str) -> None:
     left_out = {
-        "quick": {"tuning"},
+        "quick": {"tuning", "sensitivity"},
+        "paper": {"tuning", "sensitivity"},
         "fashion": set(MODULES) - {"divergence_comparison", "semi_supervised", "latent_usage"},
     }
     assert set(load_profile(profile)) == set(MODULES) - left_out.get(profile, set())
 
 
-def test_settings_are_chosen_by_match_and_loss_among_those_that_keep_information() -> None:
-    tuning = make_experiment("tuning", {"learning_rates": [1e-3, 2e-3]})
+def test_size_and_learning_rate_have_the_least_loss_of_what_may_be_chosen() -> None:
+    tuning = make_experiment("tuning", {"learning_rate": 1e-3, "seconds_at_most": 100.0})
     assert isinstance(tuning, Tuning)
     rows = [
-        ("mmd_annealed", 90.0, 2e-3, 5.0, 0.02, 1.0, 9.0, 80.0),
-        ("mmd_annealed", 300.0, 2e-3, 4.0, 0.01, 1.0, 9.0, 80.0),
-        ("mmd_annealed", 900.0, 2e-3, 2.0, 0.001, 1.0, 3.0, 90.0),  # matches best, by giving up information
-        ("stein", 15.0, 2e-3, 0.1, 0.0, 1.0, 0.1, 90.0),  # empty throughout
-        ("elbo", 1.0, 1e-3, 1.0, 0.0, 0.0, 20.0, 70.0),  # reconstructs best, and pays for it
-        ("elbo", 1.0, 2e-3, 1.0, 0.0, 0.0, 1.0, 80.0),
-        ("mmd_annealed", 300.0, 1e-3, 4.0, 0.0001, 1.0, 90.0, 79.0),  # another rate; nothing charged
+        ("mmd", 1.0, 16, 2, 8, 1e-3, 90.0, 50.0, 40.0),
+        ("mmd", 1.0, 32, 2, 8, 1e-3, 85.0, 50.0, 90.0),
+        ("mmd", 1.0, 48, 4, 12, 1e-3, 75.0, 50.0, 300.0),  # best, and too slow
+        ("elbo", 0.0, 32, 4, 12, 1e-3, 80.0, 5.0, 90.0),
+        ("elbo", 0.0, 32, 4, 12, 2e-3, 70.0, 20.0, 90.0),  # reconstructs best, and pays for it
+        ("mmd", 1.0, 32, 4, 12, 2e-3, 80.0, 50.0, 90.0),
+        ("mmd", 1.0, 32, 4, 12, 1e-3, 80.0, 90.0, 300.0),  # the rate is not charged
     ]
-    names = ("objective", "lambda_", "learning_rate", "mutual_information", "squared_mmd", "alpha", "rate")
-    runs = pd.DataFrame(rows, columns=[*names, "reconstruction_nll"])
-    assert tuning.choose_lambda(runs) == {"mmd_annealed": 300.0}
-    assert tuning.choose_learning_rate(runs) == 2e-3
-    emptied = runs.assign(mutual_information=runs["mutual_information"].where(runs.index != 1, 1.5))
-    assert tuning.choose_learning_rate(emptied) == 1e-3
-    assert math.isnan(tuning.choose_learning_rate(runs.assign(mutual_information=0.5)))
+    names = ("objective", "alpha", "pixelcnn_channels", "pixelcnn_layers", "receptive_radius", "learning_rate")
+    runs = pd.DataFrame(rows, columns=[*names, "reconstruction_nll", "rate", "train_seconds"]).assign(status="done")
+    assert tuning.choose_size(runs) == "32 maps, 2 layers, radius 8"
+    assert tuning.choose_learning_rate(runs) == 1e-3
+    failed = runs.assign(status="failed: loss is nan")
+    assert tuning.choose_size(failed) == "none" and math.isnan(tuning.choose_learning_rate(failed))
 
 
 def test_settings_are_chosen_on_validation_images_by_seeds_of_their_own() -> None:

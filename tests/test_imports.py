@@ -9,6 +9,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "infovae"
 LAYERS = [
     ["labels", "intervals", "authors"],
+    ["plotting"],
     [
         "parsers",
         "sources",
@@ -28,7 +29,7 @@ LAYERS = [
     ["checkpoint"],
     ["store", "worker", "sweep"],
     ["experiments"],
-    ["figures", "verdicts", "claims", "old_verdicts", "old_claims", "site", "tables", "ledger", "report", "verify"],
+    ["verdicts", "claims", "old_verdicts", "old_claims", "site", "tables", "ledger", "report", "verify"],
     ["notebooks", "lab"],
     ["reproduce"],
     ["__main__"],

@@ -25,7 +25,7 @@ from infovae import lab, notebooks
 from infovae.__main__ import main
 from infovae.config import PROJECT_ROOT
 from infovae.experiments import MODULES, make_experiment
-from infovae.notebooks import NotebookError, execute, hold
+from infovae.notebooks import REPORT_NOTEBOOK, NotebookError, execute, hold
 from infovae.report import load_published, write_report
 from infovae.reproduce import load_profile
 from infovae.store import StoreError
@@ -143,7 +143,7 @@ def test_plain_papermill_runs_a_notebook(smoke: Path, tmp_path: Path) -> None:
     arguments = [a for name, value in parameters.items() for a in ("-p", name, json.dumps(value).strip('"'))]
     output = tmp_path / "out.ipynb"
     subprocess.run(
-        [sys.executable, "-m", "papermill", "notebooks/03_divergence_comparison.ipynb", str(output), *arguments],
+        [sys.executable, "-m", "papermill", "notebooks/04_divergence_comparison.ipynb", str(output), *arguments],
         cwd=PROJECT_ROOT,
         env={**os.environ, "INFOVAE_STORE": str(smoke / "store"), "INFOVAE_DEVICE": "cpu"},
         check=True,
@@ -235,7 +235,8 @@ def test_source_notebooks_are_short_and_clean(source: Path) -> None:
     assert not any(cell.outputs or cell.execution_count for cell in code)
     lines = [cell.source.count("\n") + 1 for cell in code]
     assert sum(lines) <= 80 and max(lines) <= 15
-    assert "$" not in "".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown"), "no TeX offline"
+    prose = "".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert "$" in prose or source.stem == REPORT_NOTEBOOK, "an equation says what words do not"
     assert not any(re.search(r"^\s*(def|class) ", cell.source, re.M) for cell in code)
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
 

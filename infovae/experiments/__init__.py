@@ -1,16 +1,20 @@
-"""One module per notebook: an experiment's parameters, its grid of runs and its table.
+"""One module per notebook: an experiment's parameters, its grid of runs, what its table holds and its figures.
 
-`EXPERIMENTS` finds them by name. What varies in an experiment is a plural list; what is fixed is a singular.
+What varies in an experiment is a plural list under the name of the field of `RunConfig` that it varies; a parameter
+that has the name of such a field itself is the same in every run. A new experiment is one module with a subclass of
+`Experiment`, one line in `MODULES`, one notebook and one line in a profile.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
 import itertools
 import json
 import math
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
@@ -21,19 +25,23 @@ from infovae.config import (
     Count,
     Dataset,
     Decoder,
+    Evaluation,
     Lambda,
     LatentDim,
     ObjectiveName,
     ParameterError,
+    PixelConfig,
     Positive,
     RunConfig,
     Seed,
     Settings,
     TrainingSize,
+    all_training_images,
     explain,
     shorten,
     unknown_name,
 )
+from infovae.intervals import half_width
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,14 +56,16 @@ MODULES = {
     "semi_supervised": "SemiSupervised",
     "latent_usage": "LatentUsage",
     "log_likelihood": "LogLikelihood",
+    "sensitivity": "Sensitivity",
 }
 """Module name -> class, in the order of the notebooks."""
 
 T = TypeVar("T")
+Wanted = list[tuple[RunConfig | PixelConfig, tuple[Evaluation, ...]]]
 
 
 def parse_value(text: str) -> Any:
-    """Return what a text says in JSON, else the text itself; a list may hold bare words (`[mmd, elbo]`)."""
+    """Return what a text says in JSON, else the text itself; a list or mapping may hold bare words (`[mmd, elbo]`)."""
     try:
         return _parse(text)
     except (ValueError, RecursionError):
@@ -66,18 +76,20 @@ def _parse(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        if text.startswith("[") and text.endswith("]") and "[" not in text[1:]:
-            return [parse_value(word.strip().strip("'")) for word in text[1:-1].split(",")]
-        raise
+        if text.strip()[:1] not in ("[", "{"):
+            raise
+        words = r'"[^"]*"|(?<![\w.])(?!(?:true|false|null|NaN|Infinity)\b)[A-Za-z_]\w*'
+        return json.loads(re.sub(words, lambda word: f'"{word[0].strip(chr(34))}"', text.replace("'", '"')))
 
 
-def _parse_list(value: Any) -> Any:
-    # papermill's -p hands lists over as strings
-    if isinstance(value, str) and value.strip().startswith("["):
+def _parse_text(value: Any) -> Any:
+    # papermill's -p hands lists and mappings over as texts
+    if isinstance(value, str) and value.strip()[:1] in ("[", "{"):
         try:
             return _parse(value.strip())
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{shorten(value)} is not a list in JSON notation ({error})") from error
+            kind = "list" if value.strip()[0] == "[" else "mapping"
+            raise ValueError(f"{shorten(value)} is not a {kind} in JSON notation ({error})") from error
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -88,73 +100,132 @@ def _require_unique(values: tuple[T, ...]) -> tuple[T, ...]:
     return values
 
 
-_LIST = (Field(min_length=1, max_length=1000), BeforeValidator(_parse_list), AfterValidator(_require_unique))
-Seeds = Annotated[tuple[Seed, ...], *_LIST]
-LatentDims = Annotated[tuple[LatentDim, ...], *_LIST]
-Objectives = Annotated[tuple[ObjectiveName, ...], *_LIST]
-Alphas = Annotated[tuple[Alpha, ...], *_LIST]
-Lambdas = Annotated[tuple[Lambda, ...], *_LIST]
-TrainingSizes = Annotated[tuple[TrainingSize, ...], *_LIST]
-Decoders = Annotated[tuple[Decoder, ...], *_LIST]
-MinStds = Annotated[tuple[Positive, ...], *_LIST]
-Scales = Annotated[tuple[Positive, ...], *_LIST]
-LearningRates = Annotated[tuple[Positive, ...], *_LIST]
-Radii = Annotated[tuple[Annotated[int, Field(strict=True, ge=2, le=28)], ...], *_LIST]
+_READ = (BeforeValidator(_parse_text), AfterValidator(_require_unique))
+UNIQUE_LIST = (Field(min_length=1, max_length=1000), *_READ)
+Seeds = Annotated[tuple[Seed, ...], *UNIQUE_LIST]
+MoreSeeds = Annotated[tuple[Seed, ...], Field(max_length=1000), *_READ]
+LatentDims = Annotated[tuple[LatentDim, ...], *UNIQUE_LIST]
+Objectives = Annotated[tuple[ObjectiveName, ...], *UNIQUE_LIST]
+Alphas = Annotated[tuple[Alpha, ...], *UNIQUE_LIST]
+Lambdas = Annotated[tuple[Lambda, ...], *UNIQUE_LIST]
+TrainingSizes = Annotated[tuple[TrainingSize, ...], *UNIQUE_LIST]
+MinStds = Annotated[tuple[Positive, ...], *UNIQUE_LIST]
+Scales = Annotated[tuple[Positive, ...], *UNIQUE_LIST]
+LearningRates = Annotated[tuple[Positive, ...], *UNIQUE_LIST]
+Radii = Annotated[tuple[Annotated[int, Field(strict=True, ge=2, le=28)], ...], *UNIQUE_LIST]
+Samples = Annotated[int, Field(strict=True, ge=10, le=100_000)]
+Overrides = Annotated[dict[str, Any], BeforeValidator(_parse_text)]
+
+HEADLINE_DIM = 10
+"""Latent dimensions of the headline, which every experiment on images has by default."""
 
 
 class Experiment(Settings):
-    """What every experiment has: its data, its budget and its seeds. Parameters are the fields of its class."""
+    """What every experiment has: its data, its budget and its seeds. Parameters are the fields of its class.
+
+    Attributes
+    ----------
+    conditions : columns of runs.csv that tell the rows of the table apart.
+    metrics : columns of runs.csv that the table averages over seeds.
+    overrides : further fields of `RunConfig` and their values, for every run.
+    """
 
     name: ClassVar[str]
     title: ClassVar[str]
     notebook: ClassVar[str]
     caveat: ClassVar[str]  # what a budget below the paper's may have changed
+    conditions: ClassVar[tuple[str, ...]]
+    metrics: ClassVar[tuple[str, ...]]
 
     dataset: Dataset = "mnist"
-    seeds: Seeds = (0, 1)
-    steps: Count = 200
+    seeds: Seeds = (0, 1, 2)
+    steps: Count = 700
     batch_size: Annotated[int, Field(strict=True, ge=2, le=100_000)] = 100
-    learning_rate: Positive = 2e-3
-    precision: Literal["float32", "bfloat16"] = "float32"
+    learning_rate: Positive = RunConfig.model_fields["learning_rate"].default
+    precision: Literal["auto", "float32", "bfloat16"] = RunConfig.model_fields["precision"].default
+    overrides: Overrides = Field(default_factory=dict)
 
-    def grid(self) -> list[Task]:
+    @classmethod
+    def from_parameters(cls, namespace: Mapping[str, Any]) -> Self:
+        """Return the experiment that a notebook's variables describe: `from_parameters(globals())`.
+
+        Every parameter must be set. papermill writes what it was given into a cell of its own, and a mistyped name
+        there would be one more variable that nobody reads: such names are refused.
+
+        Raises
+        ------
+        ParameterError
+            One line for each mistake.
+        """
+        injected = [name for name in _injected_names(namespace) if name not in cls.model_fields]
+        unset = [name for name in cls.model_fields if name not in namespace]
+        lines = [unknown_name("parameter", name, cls.model_fields) for name in injected]
+        lines += [f"parameter {name} is not set: the cell of parameters must hold all of them" for name in unset]
+        if lines:
+            raise ParameterError("\n".join(lines))
+        return make(cls, {name: namespace[name] for name in cls.model_fields})
+
+    def wanted(self) -> Wanted:
         """Return the runs of this experiment and the evaluations that it needs of each."""
         raise NotImplementedError
+
+    def grid(self) -> list[Task]:
+        """Return what `wanted` does as tasks of a sweep, each run once."""
+        from infovae.sweep import Task
+
+        return [Task(config, evaluations) for config, evaluations in dict(self.wanted()).items()]
 
     def drawn(self) -> list[Task]:
         """Return the runs that a figure draws and no number rests on; they are in no table and no claim."""
         return []
 
-    def table(self, runs: pd.DataFrame) -> pd.DataFrame:
-        """Return the experiment's table, computed from `runs` (one row per run, as in runs.csv) and nothing else."""
-        raise NotImplementedError
+    def table(self, runs: pd.DataFrame, *metrics: str) -> pd.DataFrame:
+        """Return the table of some or all `metrics`, computed from `runs` (as in runs.csv) and nothing else."""
+        return aggregate(runs, self.conditions, metrics or self.metrics)
+
+    def config(self, **choice: Any) -> RunConfig:
+        """Return the run of a choice, with the parameters and overrides that all runs of this experiment share."""
+        names = type(self).model_fields.keys() & RunConfig.model_fields.keys()
+        of_rows = {"objective", "alpha", "lambda_", "seed"}
+        shared = self.model_dump(include=names - of_rows)
+        for name in self.overrides:
+            if name in {*shared, *choice, *of_rows}:
+                raise ValueError(f"overrides must not hold {name!r}: the experiment sets it")
+            if name not in RunConfig.model_fields:
+                raise ValueError(unknown_name("field in overrides", name, RunConfig.model_fields))
+        return RunConfig(**{**shared, **self.overrides, **choice})
 
     def model_post_init(self, context: Any) -> None:
         """Refuse a combination that no run could have, and lists whose product nobody waits for."""
-        lengths = {name: len(value) for name, value in self if isinstance(value, tuple)}
+        lengths = {name: len(value) for name, value in self if isinstance(value, tuple) and value}
         n_runs = math.prod(lengths.values())
         if n_runs > N_RUNS_MAX:
             factors = " x ".join(f"{length} {name}" for name, length in lengths.items())
             raise ValueError(f"{factors} make {n_runs} runs, at most {N_RUNS_MAX} are allowed: shorten a list")
-        for task in self.grid():
-            if isinstance(task.config, RunConfig):
-                check_data_size(task.config)
+        for config, _ in self.wanted():
+            limit = sources.facts(config.dataset).n_train
+            if config.n_train > limit:
+                given = f"for {config.dataset}, got {config.n_train}"
+                raise ValueError(f"n_train must be at most {limit} {given}: give it too")
 
-    @property
-    def budget(self) -> dict[str, Any]:
-        """The settings that every run of this experiment shares; `n_train` where it is not what varies."""
-        return self.model_dump(include={"dataset", "n_train", "steps", "batch_size", "learning_rate", "precision"})
+
+class ImageExperiment(Experiment):
+    """An experiment on images, with one decoder and one size of the training set."""
+
+    decoder: Decoder = "pixelcnn"
+    n_train: TrainingSize = Field(default_factory=all_training_images)
 
 
 N_RUNS_MAX = 10_000
 """Of one experiment; the largest profile has some hundreds."""
 
 
-def check_data_size(config: RunConfig) -> None:
-    """Raise ValueError if the data set has fewer training images than the run asks for."""
-    limit = sources.facts(config.dataset).n_train
-    if config.n_train > limit:
-        raise ValueError(f"n_train must be at most {limit} for {config.dataset}, got {config.n_train}: give it too")
+def _injected_names(namespace: Mapping[str, Any]) -> list[str]:
+    """Return the names set in the cell that papermill wrote, which starts with "# Parameters"; [] without one."""
+    cells = [cell for cell in namespace.get("In", []) if cell.startswith("# Parameters\n")]
+    statements = ast.parse(cells[-1]).body if cells else []
+    targets = [target for statement in statements if isinstance(statement, ast.Assign) for target in statement.targets]
+    return [target.id for target in targets if isinstance(target, ast.Name) and target.id != "output_folder"]
 
 
 def experiment_class(name: str) -> type[Experiment]:
@@ -164,13 +235,20 @@ def experiment_class(name: str) -> type[Experiment]:
     return getattr(importlib.import_module(f"infovae.experiments.{name}"), MODULES[name])
 
 
-def make_experiment(name: str, parameters: dict[str, Any]) -> Experiment:
+def make_experiment(name: str, parameters: Mapping[str, Any]) -> Experiment:
     """Return the validated experiment; every refusal is a ParameterError that says what is allowed."""
-    cls = experiment_class(name)
+    return make(experiment_class(name), parameters)
+
+
+E = TypeVar("E", bound=Experiment)
+
+
+def make(cls: type[E], parameters: Mapping[str, Any]) -> E:
+    """Return the validated experiment of a class; see `make_experiment`."""
     try:
-        return cls.model_validate(parameters)
+        return cls.model_validate(dict(parameters))
     except ValidationError as error:
-        raise ParameterError(explain(error, cls)) from error
+        raise ParameterError(explain(error, cls)) from None
 
 
 def weights_at(objective: ObjectiveName, alpha: float, lambda_of_mmd: float) -> dict[str, Any]:
@@ -193,22 +271,22 @@ def product(**choices: Iterable[Any]) -> list[dict[str, Any]]:
 def aggregate(runs: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
     """Return mean, 95 % interval over seeds and n of each metric, for each group of finished runs.
 
-    The interval is Student's, `metric_ci95` its half-width: NaN for a single seed. A metric that is NaN in one of the
-    finished runs has no mean. `n_failed` counts the group's runs
-    that have no result: no average is over survivors without saying so.
+    `metric_ci95` is the interval's half-width, see `half_width`. A metric that is NaN in one of the finished runs, or
+    that no run has, has no mean. `n_missing` counts the group's runs that have no result, since they failed or were not
+    run, and `why_missing` says so of each: no average is over survivors without saying so.
     """
     import pandas as pd
-    from scipy import stats
 
+    by = [column for column in by if column in runs]
     rows = []
-    for key, group in runs.groupby(list(by), sort=False, dropna=False):
+    for key, group in runs.groupby(by, sort=False, dropna=False):
         done = group[group["status"] == "done"]
-        n = len(done)
         row: dict[str, Any] = dict(zip(by, key, strict=True))
         for metric in metrics:
-            values = done[metric] if metric in done else pd.Series(dtype=float)
-            row[metric] = values.mean(skipna=False)
-            spread = values.std(skipna=False) if n > 1 else float("nan")
-            row[f"{metric}_ci95"] = stats.t.ppf(0.975, n - 1) * spread / n**0.5 if n > 1 else float("nan")
-        rows.append({**row, "n_seeds": n, "n_failed": len(group) - n})
+            values = done[metric].astype(float) if metric in done else pd.Series(math.nan, done.index)
+            mean = values.mean(skipna=False)
+            row |= {metric: mean, f"{metric}_ci95": half_width(values) if mean == mean else math.nan}
+        missing = group.loc[group["status"] != "done", "status"]
+        why = "; ".join(dict.fromkeys(missing))
+        rows.append({**row, "n_seeds": len(done), "n_missing": len(missing), "why_missing": why})
     return pd.DataFrame(rows)

@@ -1,60 +1,275 @@
-"""How well each divergence matches q(z) to p(z), at what speed, and what its samples look like (paper, section 5)."""
+"""How well each divergence matches q(z) to p(z), and what codes and samples come of it (paper, section 5)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
+import numpy as np
+import pandas as pd
 from pydantic import Field
 
-from infovae.config import Decoder, LatentEvaluation, RunConfig, SampleEvaluation, TrainingSize, all_training_images
-from infovae.experiments import Experiment, LatentDims, Objectives, aggregate, product
+from infovae import authors, plotting, sources
+from infovae.config import LatentEvaluation, RunConfig, SampleEvaluation, SemiSupervisedEvaluation
+from infovae.experiments import (
+    HEADLINE_DIM,
+    ImageExperiment,
+    LatentDims,
+    MoreSeeds,
+    Objectives,
+    Samples,
+    Wanted,
+    product,
+)  # fmt: skip
+from infovae.labels import label, objective_name
+from infovae.plotting import Captioned, Panel
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from infovae.sweep import Task
+N_POOL = 10_000
+"""Training images, from the first on, that labelled and unlabelled ones are drawn from."""
 
 
-class DivergenceComparison(Experiment):
-    """Every objective in every latent dimension, with the same decoder and budget."""
+def _usual_labels(values: dict[str, Any]) -> int:
+    n_classes, n_pool = sources.facts(values["dataset"]).n_classes or 1, min(values["n_train"], N_POOL)
+    usual = min(1000, n_pool // 4) // n_classes * n_classes
+    return usual if usual >= 20 and n_classes > 1 else 0
 
-    name: ClassVar[str] = "divergence_comparison"
-    title: ClassVar[str] = "Divergence comparison"
-    notebook: ClassVar[str] = "03_divergence_comparison"
-    caveat: ClassVar[str] = (
-        "With few steps the distances to the prior are those on the way, not those reached: strong divergences "
-        "look better, slow ones (the adversary above all) worse than they would after the paper's training. "
-        "Samples are those of young decoders; compare them with each other, not with the paper's."
+
+def _usual_unlabelled(values: dict[str, Any]) -> int:
+    return max(0, min(1000, min(values["n_train"], N_POOL) - values["n_labels"]))
+
+
+class DivergenceComparison(ImageExperiment):
+    """Every objective in every latent dimension, with the same decoder and budget.
+
+    `extra_seeds` are further runs in `HEADLINE_DIM` dimensions alone. `n_labels` is 0 by default where a data set has
+    no labels, or too few images: then no machine is trained on the codes.
+    """
+
+    name = "divergence_comparison"
+    title = "Divergence comparison"
+    notebook = "04_divergence_comparison"
+    caveat = (
+        "With few steps the distances to the prior are those on the way, not those reached: slow divergences (the "
+        "adversary above all) look worse than after the authors' training, and samples are those of young decoders."
+    )
+    conditions = ("latent_dim", "objective")
+    metrics: ClassVar[tuple[str, ...]] = (
+        "mutual_information", "mutual_information_cap", "squared_mmd", "squared_mmd_null_std", "squared_mmd_point_mass",
+        "log_det_cov_per_dim_test", "log_det_cov_per_dim_train", "class_cross_entropy", "class_cross_entropy_real",
+        "frechet_distance", "frechet_distance_real", "reconstruction_nll", "squared_mmd_authors",
+        "log_det_cov_total_authors", "class_cross_entropy_authors", "svm_error_authors", "train_seconds",
+    )  # fmt: skip
+
+    objectives: Objectives = ("elbo", "unregularized", "mmd", "stein", "wasserstein")
+    latent_dims: LatentDims = (HEADLINE_DIM,)
+    extra_seeds: MoreSeeds = ()
+    n_samples: Samples = 2000
+    n_labels: Annotated[int, Field(strict=True, ge=0, le=50_000)] = Field(default_factory=_usual_labels)
+    n_draws: Annotated[int, Field(strict=True, ge=1, le=100)] = 3
+    n_unlabelled: Annotated[int, Field(strict=True, ge=0, le=60_000)] = Field(default_factory=_usual_unlabelled)
+
+    def model_post_init(self, context: Any) -> None:
+        """Refuse labels where there are none, and more labelled and unlabelled images than there are to draw from."""
+        super().model_post_init(context)
+        if repeated := set(self.seeds) & set(self.extra_seeds):
+            raise ValueError(f"extra_seeds must be others than seeds, {min(repeated)} is in both")
+        n_classes, n_pool = sources.facts(self.dataset).n_classes, min(self.n_train, N_POOL)
+        if self.n_labels and (n_classes < 2 or self.n_labels % n_classes):
+            raise ValueError(
+                f"n_labels must be a multiple of the number of classes, at least 2, of {self.dataset}: it has "
+                f"{n_classes or 'no labels'}, got {self.n_labels}"
+            )
+        if self.n_labels and self.n_labels + self.n_unlabelled > n_pool:
+            raise ValueError(
+                f"n_labels + n_unlabelled must be at most {n_pool} (they are drawn from the first training images), "
+                f"got {self.n_labels} + {self.n_unlabelled}"
+            )
+
+    @property
+    def labelling(self) -> tuple[SemiSupervisedEvaluation, ...]:
+        """The evaluation with few labels that every run gets; none with `n_labels` = 0."""
+        if not self.n_labels:
+            return ()
+        return (
+            SemiSupervisedEvaluation(
+                n_labels=self.n_labels, n_draws=self.n_draws, n_unlabelled=self.n_unlabelled, n_pool=N_POOL
+            ),
+        )
+
+    def models(self) -> list[RunConfig]:
+        """Return one run per seed, dimension and objective."""
+        choices = product(seed=self.seeds, latent_dim=self.latent_dims, objective=self.objectives)
+        if HEADLINE_DIM in self.latent_dims:
+            choices += product(seed=self.extra_seeds, latent_dim=[HEADLINE_DIM], objective=self.objectives)
+        return [self.config(**choice) for choice in choices]
+
+    def wanted(self) -> Wanted:
+        """Return the models, with their codes, samples and labels evaluated."""
+        samples = SampleEvaluation.for_dataset(self.dataset, self.n_samples)
+        return [(config, (LatentEvaluation(), samples, *self.labelling)) for config in self.models()]
+
+
+AUTHORS_PANELS = {
+    "squared_mmd": ("squared_mmd_authors", "squared MMD of q(z) and p(z)", 1e-5),
+    "log_det_cov_total": ("log_det_cov_total_authors", "log det Cov[q(z)], total", 0.1),
+    "class_cross_entropy": ("class_cross_entropy_authors", "class cross-entropy, nats", 1e-3),
+    "accuracy_1000_labels": ("accuracy_authors", "accuracy with 1,000 labels", None),
+}
+"""The authors' metric -> our column that is measured their way, title, and where a logarithmic axis becomes linear."""
+
+
+def _theirs(table: str) -> pd.DataFrame:
+    """Return a table of the authors' numbers, with our names of their objectives."""
+    return authors.read(table).replace({"objective": authors.OUR_NAMES})
+
+
+def measured_their_way(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the finished runs with the columns of `AUTHORS_PANELS`."""
+    done = plotting.finished(runs, "svm_error_authors", *(column for column, *_ in AUTHORS_PANELS.values()))
+    return done.assign(accuracy_authors=1 - done["svm_error_authors"])
+
+
+@plotting.figure
+def plot_five_panels(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
+    """Return the paper's five-panel figure: ours solid with every run, the authors' numbers dashed, on the same axes.
+
+    Parameters
+    ----------
+    history : as `collect_history` returns it, of the runs.
+    """
+    done, theirs = measured_their_way(runs), _theirs("figure")
+    drawn, axes = plotting.panels(5, 3.6, 2.9)
+    for ax, (metric, (column, title, linear_below)) in zip(axes, AUTHORS_PANELS.items(), strict=False):
+        plotting.draw_objectives(ax, done, "latent_dim", column)
+        dashed: dict[str, Any] = {"ls": "--", "lw": 1, "ms": 4, "mfc": "white"}
+        for objective, numbers in plotting.by_objective(theirs[theirs["metric"] == metric]):
+            line = {**plotting.look(objective), **dashed, "label": objective_name(objective)}
+            ax.plot(numbers["latent_dim"], numbers["value"], **line)
+        dims = sorted({*theirs["latent_dim"], *done["latent_dim"]})
+        ax.set_xticks(dims, [f"{dim:g}" for dim in dims])
+        plotting.logarithmic(ax, linear_below)
+        ax.set(title=title, xlabel=label("latent_dim"))
+        plotting.span(ax, [*theirs["value"][theirs["metric"] == metric], *done[column]])
+    curves = _theirs("training_curves").query("step > 0")
+    for objective, curve in plotting.by_objective(curves):
+        color = plotting.PALETTE[objective]
+        axes[4].plot(curve["step"], curve["squared_mmd"], color=color, ls="--", lw=0.7, alpha=0.6)
+    plotting.draw_history(axes[4], _course(runs, history, [_headline_dim(runs)]), "squared_mmd")
+    axes[4].set_yscale("log", nonpositive="mask")
+    axes[4].set(xscale="log", title="squared MMD during training", xlabel="training step")
+    plotting.legend(drawn, {"ours": {"marker": "o"}, "authors’ code": {"marker": "o", "mfc": "white", "ls": "--"}})
+    return drawn.captioned(
+        done,
+        f"Solid: ours, measured the authors’ way. {plotting.spread(runs)} Dashed: what the authors’ code plots. Closer "
+        "to 0 is better in the first three panels, higher in the fourth. The training curves are of validation images "
+        f"in {_headline_dim(runs):g} dimensions; the authors’ are of a batch each, in a dimension they do not state.",
     )
 
-    objectives: Objectives = ("elbo", "unregularized", "mmd", "mmd_annealed", "stein", "jensen")
-    latent_dims: LatentDims = (2, 10)
-    decoder: Decoder = "pixelcnn"
-    n_train: TrainingSize = Field(default_factory=all_training_images)
-    n_samples: Annotated[int, Field(strict=True, ge=10, le=100_000)] = 1000
 
-    def grid(self) -> list[Task]:
-        """Return one run per seed, dimension and objective, with its latent and its sample evaluation."""
-        from infovae.sweep import Task
+def beside_authors(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return our means, measured the authors' way, beside their numbers, in the dimension nearest to `HEADLINE_DIM`."""
+    dim, done, theirs = _headline_dim(runs), measured_their_way(runs), _theirs("figure")
+    values = theirs[theirs["latent_dim"] == dim].set_index(["metric", "objective"])["value"]
+    rows = []
+    for objective, group in plotting.by_objective(done[done["latent_dim"] == dim]):
+        row = {"objective": objective_name(objective), "seeds": str(len(group))}
+        for metric, (column, title, _) in AUTHORS_PANELS.items():
+            ours = f"{group[column].mean(skipna=False):.3g}".replace("nan", "–")
+            number = values.get((metric, objective))
+            row[title] = ours if number is None else f"{ours} (authors’ code: {number:.3g})"
+        rows.append(row)
+    return pd.DataFrame(rows)
 
-        evaluations = (LatentEvaluation(), SampleEvaluation.for_dataset(self.dataset, self.n_samples))
-        choices = product(seed=self.seeds, latent_dim=self.latent_dims, objective=self.objectives)
-        return [Task(RunConfig(**choice, **self.budget, decoder=self.decoder), evaluations) for choice in choices]
 
-    def table(self, runs: pd.DataFrame) -> pd.DataFrame:
-        """Return, per dimension and objective, the match to the prior and the quality of the samples."""
-        metrics = (
-            "squared_mmd",
-            "squared_mmd_no_overlap",
-            "squared_mmd_null_std",
-            "log_det_cov_per_dim_test",
-            "log_det_cov_per_dim_train",
-            "mutual_information",
-            "mutual_information_cap",
-            "class_cross_entropy",
-            "class_cross_entropy_real",
-            "frechet_distance",
-            "frechet_distance_real",
-            "train_seconds",
-        )
-        return aggregate(runs, ("latent_dim", "objective"), metrics)
+@plotting.figure
+def plot_over_training(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
+    """Return I(x;z), squared MMD and log det of validation images against the step, even in log, a line per run."""
+    scales = {"mutual_information": None, "squared_mmd": 1e-3, "log_det_cov_per_dim": 0.03}
+    dims = sorted({min(runs["latent_dim"]), _headline_dim(runs), max(runs["latent_dim"])})
+    drawn, axes = plotting.panels(3 * len(dims), 3.4, 2.3, sharex=True)
+    course = _course(runs, history, dims, *scales)
+    for row, dim in enumerate(dims):
+        for ax, (metric, linear_below) in zip(axes[3 * row : 3 * row + 3], scales.items(), strict=True):
+            plotting.draw_history(ax, course[course["latent_dim"] == dim], metric)
+            ax.set(xscale="log", title=label(metric) if row == 0 else "")
+            plotting.logarithmic(ax, linear_below)
+            if linear_below:
+                plotting.ideal(ax, 0, "match")
+        axes[3 * row].set_ylabel(f"{dim:g} dimensions")
+    for ax in axes[-3:]:
+        ax.set_xlabel("training step")
+    plotting.legend(drawn)
+    return drawn.captioned(
+        course,
+        "On 5,000 validation images. A line that is level at its end would not change with more training; one that "
+        "still moves would.",
+    )
+
+
+def plot_by_dimension(runs: pd.DataFrame) -> Captioned:
+    """Return information, match, samples and reconstruction against the latent dimension."""
+    metrics = {
+        "mutual_information": Panel(limits={"cap": "mutual_information_cap"}),
+        "squared_mmd": Panel(1e-3, {"match": 0.0}),
+        "log_det_cov_per_dim_test": Panel(0.03, {"match": 0.0}),
+        "class_cross_entropy": Panel(1e-3, {"real images": "class_cross_entropy_real"}),
+        "frechet_distance": Panel(limits={"real images": "frechet_distance_real"}),
+        "reconstruction_nll": Panel(),
+    }
+    caption = "Grey lines: a match, the value of real images, or the cap of the estimate of I(x;z)."
+    return plotting.plot_metrics(runs, "latent_dim", metrics, caption)
+
+
+@plotting.figure
+def plot_latent_plane(runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarray]]) -> Captioned:
+    """Return the codes of test images in two dimensions, a panel per objective, coloured by class.
+
+    Parameters
+    ----------
+    arrays : one mapping per run, with `z` (n, 2) and `labels` (n,), as a `LatentEvaluation` keeps them.
+    """
+    z, labels = (plotting.select_arrays(runs, arrays, key, latent_dim=2) for key in ("z", "labels"))
+    drawn, axes = plotting.panels(len(z), 2.9, 2.6, sharex=True, sharey=True)
+    angle, extent = np.linspace(0, 2 * np.pi, 100), 4.5
+    for ax, (objective, codes) in zip(axes, z.items(), strict=False):
+        look: dict[str, Any] = {"cmap": "tab10", "vmin": -0.5, "vmax": 9.5, "s": 2, "linewidths": 0}
+        dots = ax.scatter(codes[:, 0], codes[:, 1], c=labels[objective], **look)
+        for radius in (1, 2, 3):  # standard deviations of the prior
+            ax.plot(radius * np.cos(angle), radius * np.sin(angle), color="0.3", lw=0.5)
+        limits = (-extent, extent)
+        ax.set(title=objective_name(objective), aspect="equal", xlim=limits, ylim=limits, xlabel="z₁", ylabel="z₂")
+        ax.label_outer()
+        outside = 100 * float(np.mean(np.abs(codes).max(axis=1) > extent))
+        if outside > 0.5:
+            ax.text(0.98, 0.02, f"{outside:.0f} % outside", transform=ax.transAxes, ha="right", **plotting.NOTE)
+        if ax is axes[-1]:
+            drawn.colorbar(dots, ax=axes, ticks=range(10), label="class", fraction=0.02)
+    return drawn.captioned(
+        z,
+        "Circles: one, two and three standard deviations of the prior. A matching q(z) puts 39, 86 and 99 % of the "
+        "dots inside them. Colours that separate are classes that the code tells apart. First seed.",
+    )
+
+
+def select_pictures(runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarray]], kind: str) -> dict[str, np.ndarray]:
+    """Return the "samples" or "reconstructions" of each objective in the dimension nearest to `HEADLINE_DIM`.
+
+    Reconstructions come after the images that were shown.
+    """
+    dim = _headline_dim(runs)
+    found = plotting.select_arrays(runs, arrays, kind, latent_dim=dim)
+    originals = plotting.select_arrays(runs, arrays, "originals", latent_dim=dim)
+    shown = {"test images": next(iter(originals.values()))} if originals and kind == "reconstructions" else {}
+    return shown | {objective_name(name): images for name, images in found.items()}
+
+
+def _headline_dim(runs: pd.DataFrame) -> float:
+    """Return the latent dimension of the runs that is nearest to `HEADLINE_DIM`."""
+    return min(set(runs["latent_dim"]), key=lambda dim: abs(dim - HEADLINE_DIM))
+
+
+def _course(runs: pd.DataFrame, history: pd.DataFrame, dims: Sequence[float], *metrics: str) -> pd.DataFrame:
+    """Return the history of the runs in some latent dimensions, with the columns `objective` and `latent_dim`."""
+    chosen = runs.loc[runs["latent_dim"].isin(dims), ["run_id", "objective", "latent_dim"]]
+    columns = dict.fromkeys(["run_id", "step", "squared_mmd", *metrics])
+    return history.reindex(columns=list(columns)).merge(chosen, on="run_id")

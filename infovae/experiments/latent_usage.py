@@ -2,78 +2,142 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import Annotated, Literal
 
-from pydantic import Field
+import pandas as pd
 
-from infovae.config import (
-    Decoder,
-    LatentDim,
-    LatentEvaluation,
-    ObjectiveName,
-    RunConfig,
-    TrainingSize,
-    all_training_images,
-)
-from infovae.experiments import Alphas, Experiment, Lambdas, Radii, aggregate, product
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from infovae.sweep import Task
+from infovae import plotting
+from infovae.config import EMPTY_CODE, LatentDim, LatentEvaluation, ObjectiveName, RunConfig
+from infovae.experiments import HEADLINE_DIM, UNIQUE_LIST, Alphas, ImageExperiment, Lambdas, Radii, Wanted, product
+from infovae.labels import label, objective_name
+from infovae.plotting import Captioned
 
 
-class LatentUsage(Experiment):
-    """InfoVAE over alpha, lambda_ and the decoder's receptive field, with the ELBO as reference at each field."""
+class LatentUsage(ImageExperiment):
+    """InfoVAE over alpha and lambda_, then over the decoder's receptive field and the encoder's start; beside the ELBO.
 
-    name: ClassVar[str] = "latent_usage"
-    title: ClassVar[str] = "Latent usage"
-    notebook: ClassVar[str] = "05_latent_usage"
-    caveat: ClassVar[str] = (
-        "The claim is about the optimum. With few steps an empty code may be one that the decoder has not learnt "
-        "to use yet (the ELBO's information tends to grow with training), and a full one may be one that the "
-        "divergence has not emptied."
+    The first value of each list is the reference: alpha and lambda_ vary together at the first radius and norm, radius
+    and norm each by itself at the first alpha and lambda_.
+    """
+
+    name = "latent_usage"
+    title = "Latent usage"
+    notebook = "06_latent_usage"
+    caveat = (
+        "The claim is about the optimum. With few steps an empty code may be one that the decoder has not learnt to "
+        "use yet, and a full one may be one that the divergence has not emptied."
+    )
+    conditions = ("encoder_norm", "receptive_radius", "objective", "alpha", "lambda_")
+    metrics = (
+        "mutual_information", "mutual_information_cap", "active_units", "rate", "marginal_kl", "reconstruction_nll",
+        "reconstruction_nll_prior", "squared_mmd", "squared_mmd_null_std", "squared_mmd_point_mass",
+        "log_det_cov_per_dim_test",
+    )  # fmt: skip
+
+    objective: ObjectiveName = "mmd"
+    alphas: Alphas = (1.0,)
+    lambdas: Lambdas = (784.0,)
+    receptive_radii: Radii = (RunConfig.model_fields["receptive_radius"].default,)
+    encoder_norms: Annotated[tuple[Literal["batch", "none", "spread"], ...], *UNIQUE_LIST] = ("batch",)
+    latent_dim: LatentDim = HEADLINE_DIM
+
+    def wanted(self) -> Wanted:
+        """Return the ELBO and InfoVAE at each setting."""
+        radii = self.receptive_radii if self.decoder == "pixelcnn" else self.receptive_radii[:1]  # others have none
+        reference = {"receptive_radius": radii[0], "encoder_norm": self.encoder_norms[0]}
+        settings = [
+            reference,
+            *({**reference, "receptive_radius": radius} for radius in radii[1:]),
+            *({**reference, "encoder_norm": norm} for norm in self.encoder_norms[1:]),
+        ]
+        configs = []
+        for choice in product(seed=self.seeds, setting=settings):
+            setting = {"seed": choice["seed"], **choice["setting"]}
+            weights = product(alpha=self.alphas, lambda_=self.lambdas)
+            configs.append(self.config(objective="elbo", **setting))
+            for pair in weights if choice["setting"] == reference else weights[:1]:
+                configs.append(self.config(objective=self.objective, **pair, **setting))
+        return [(config, (LatentEvaluation(),)) for config in configs]
+
+
+def _reference(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the finished runs, with the encoder's norm as a number, and what of them has the reference's value."""
+    done = plotting.finished(runs, "mutual_information", "squared_mmd")
+    family = runs[runs["objective"] != "elbo"].iloc[0]
+    first = (done["alpha"] == family["alpha"]) & (done["lambda_"] == family["lambda_"])
+    norms = {norm: place for place, norm in enumerate(runs["encoder_norm"].unique())}
+    is_radius, is_norm = (done[name] == runs[name].iloc[0] for name in ("receptive_radius", "encoder_norm"))
+    return done.assign(
+        norm=done["encoder_norm"].map(norms),
+        weights_first=first | (done["objective"] == "elbo"),
+        is_radius=is_radius,
+        is_norm=is_norm,
     )
 
-    objective: ObjectiveName = "mmd_annealed"
-    alphas: Alphas = (0.0, 1.0)
-    lambdas: Lambdas = (300.0,)
-    receptive_radii: Radii = (4, 8)
-    latent_dim: LatentDim = 10
-    decoder: Decoder = "pixelcnn"
-    n_train: TrainingSize = Field(default_factory=all_training_images)
 
-    def grid(self) -> list[Task]:
-        """Return the ELBO and the whole alpha x lambda_ grid at each receptive field."""
-        from infovae.sweep import Task
+@plotting.figure
+def plot_information(runs: pd.DataFrame) -> Captioned:
+    """Return I(x;z) against alpha, a shade of one colour for each lambda_, then radius and norm where they vary."""
+    done, metric = _reference(runs), "mutual_information"
+    by_weight = done[done["is_radius"] & done["is_norm"]]
+    views = {"alpha": by_weight}
+    if runs["receptive_radius"].nunique() > 1:
+        views["receptive_radius"] = done[done["weights_first"] & done["is_norm"]]
+    if runs["encoder_norm"].nunique() > 1:
+        views["norm"] = done[done["weights_first"] & done["is_radius"]]
+    family = runs[runs["objective"] != "elbo"]
+    name, lambdas = str(family["objective"].iloc[0]), sorted(family["lambda_"].unique())
+    shades = dict(zip(lambdas, plotting.shades(plotting.PALETTE[name], len(lambdas)), strict=True))
+    drawn, axes = plotting.panels(len(views), 3.4, 3.0, sharey=True)
+    for ax, (x, shown) in zip(axes, views.items(), strict=True):
+        vae = shown[shown["objective"] == "elbo"]
+        plotting.draw_runs(ax, vae, x, metric, objective_name("elbo"), **plotting.look("elbo"))
+        for lambda_, shade in shades.items():
+            group = shown[(shown["objective"] != "elbo") & (shown["lambda_"] == lambda_)]
+            if len(group):
+                marker = plotting.MARKERS[name]
+                plotting.draw_runs(ax, group, x, metric, f"{objective_name(name)}, λ = {lambda_:g}", shade, marker)
+        plotting.ideal(ax, EMPTY_CODE, "empty below")
+        if "mutual_information_cap" in runs:
+            plotting.ideal(ax, runs["mutual_information_cap"].max(), "cap of the estimate")
+        ax.set_xlabel(label("encoder_norm" if x == "norm" else x))
+        ticks = runs["encoder_norm"].unique() if x == "norm" else sorted(runs[x].unique())
+        ax.set_xticks(range(len(ticks)) if x == "norm" else ticks, [f"{tick}" for tick in ticks])
+        ax.margins(x=0.2)
+    axes[0].set_ylabel(label(metric))
+    plotting.legend(drawn)
+    return drawn.captioned(
+        done,
+        f"{plotting.spread(runs)} The higher, the more the code says of the image. Below the lower grey line it counts "
+        "as empty; above the cap the estimate cannot go. At α = 1 the objective does not charge for the rate.",
+    )
 
-        shared = {**self.budget, "latent_dim": self.latent_dim, "decoder": self.decoder}
-        tasks = []
-        for choice in product(seed=self.seeds, receptive_radius=self._radii):
-            configs = [RunConfig(objective="elbo", **choice, **shared)]
-            for weights in product(alpha=self.alphas, lambda_=self.lambdas):
-                configs.append(RunConfig(objective=self.objective, **weights, **choice, **shared))
-            tasks += [Task(config, (LatentEvaluation(),)) for config in configs]
-        return tasks
 
-    def table(self, runs: pd.DataFrame) -> pd.DataFrame:
-        """Return, per receptive field, objective, alpha and lambda_, the information that the code carries."""
-        metrics = (
-            "mutual_information",
-            "mutual_information_cap",
-            "active_units",
-            "rate",
-            "marginal_kl",
-            "reconstruction_nll",
-            "reconstruction_nll_prior",
-            "squared_mmd",
-            "squared_mmd_null_std",
-            "squared_mmd_no_overlap",
-            "log_det_cov_per_dim_test",
-        )
-        return aggregate(runs, ("receptive_radius", "objective", "alpha", "lambda_"), metrics)
-
-    @property
-    def _radii(self) -> tuple[int, ...]:
-        # a decoder of independent pixels has no receptive field to vary
-        return self.receptive_radii if self.decoder == "pixelcnn" else self.receptive_radii[:1]
+@plotting.figure
+def plot_information_and_match(runs: pd.DataFrame) -> Captioned:
+    """Return I(x;z) against the squared MMD, a point per run: its shade tells lambda_, its form alpha."""
+    done = _reference(runs)
+    family = runs[runs["objective"] != "elbo"]
+    lambdas, alphas = (sorted(family[column].unique()) for column in ("lambda_", "alpha"))
+    name = str(family["objective"].iloc[0])
+    shades = dict(zip(lambdas, plotting.shades(plotting.PALETTE[name], len(lambdas)), strict=True))
+    drawn, (ax,) = plotting.panels(1, 5.4, 3.8)
+    for run in done.to_dict("records"):
+        is_vae = run["objective"] == "elbo"
+        color = plotting.PALETTE["elbo"] if is_vae else shades[run["lambda_"]]
+        marker = "*" if is_vae else "o^sDv"[alphas.index(run["alpha"]) % 5]
+        face = color if run["is_radius"] and run["is_norm"] else "none"
+        ax.scatter(run["squared_mmd"], run["mutual_information"], s=32, marker=marker, c=face, edgecolors=color)
+    plotting.ideal(ax, EMPTY_CODE, "empty below")
+    ax.axvline(0, color="0.5", lw=0.6)
+    ax.set_xscale("symlog", linthresh=1e-3)
+    ax.set(xlabel=label("squared_mmd"), ylabel=label("mutual_information"))
+    points = {objective_name("elbo"): {"color": plotting.PALETTE["elbo"], "marker": "*", "ls": ""}}
+    points |= {f"λ = {value:g}": {"color": shade, "marker": "o", "ls": ""} for value, shade in shades.items()}
+    points |= {f"α = {value:g}": {"marker": "o^sDv"[place % 5], "ls": ""} for place, value in enumerate(alphas)}
+    plotting.legend(drawn, {**points, "other radius or norm": {"marker": "o", "mfc": "none", "ls": ""}})
+    return drawn.captioned(
+        done,
+        "The upper left corner is where a code is of use: it says much of the image, and q(z) matches the prior. To "
+        "the right q(z) is off the prior, low down the code is empty. Hollow: at another radius or norm than first.",
+    )

@@ -1,116 +1,108 @@
-"""The settings that the paper leaves free, chosen on validation images by seeds of their own: no claim rests on it."""
+"""The size of the decoder and the learning rate, chosen on validation images by a seed of their own."""
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, ClassVar
+from typing import Annotated
 
+import pandas as pd
 from pydantic import Field
 
-from infovae.config import (
-    EMPTY_CODE,
-    OBJECTIVES,
-    Decoder,
-    LatentDim,
-    LatentEvaluation,
-    ObjectiveName,
-    RunConfig,
-    TrainingSize,
-    all_training_images,
-)
-from infovae.experiments import Experiment, LearningRates, Objectives, Scales, Seeds, aggregate, product
+from infovae import plotting
+from infovae.config import LatentDim, LatentEvaluation, ObjectiveName, Positive, TrainingSize, all_training_images
+from infovae.experiments import HEADLINE_DIM, UNIQUE_LIST, Experiment, LearningRates, Objectives, Seeds, Wanted, product
+from infovae.labels import label
+from infovae.plotting import Captioned
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from infovae.sweep import Task
-
-SHARE_KEPT = 0.5
-"""Of the information in the code that a setting must keep. It replaced "the code is used", at least 1 nat, after the
-sweep had been seen: that rule takes an objective to the edge where its code empties (lambda_ = 900 for `mmd_annealed`,
-3.2 nats of 9.2) and says nothing about learning rates."""
+Size = tuple[
+    Annotated[int, Field(strict=True, ge=1, le=512)],
+    Annotated[int, Field(strict=True, ge=1, le=16)],
+    Annotated[int, Field(strict=True, ge=2, le=28)],
+]
 
 
 class Tuning(Experiment):
-    """lambda_ of the objectives whose weight the paper leaves free, and the learning rate of all, one at a time.
+    """The PixelCNN's maps, layers and radius for one objective, and the learning rate for several, one at a time."""
 
-    `scales` multiply the lambda_ of `OBJECTIVES`; `learning_rate` holds while lambda_ varies, and scale 1 while the
-    learning rate does.
-    """
-
-    name: ClassVar[str] = "tuning"
-    title: ClassVar[str] = "Choice of settings"
-    notebook: ClassVar[str] = "00_tuning"
-    caveat: ClassVar[str] = (
-        "One latent dimension, few seeds: a choice, not a finding. The budget is that of the other experiments; "
-        "with more steps others may be better."
-    )
+    name = "tuning"
+    title = "Choice of settings"
+    notebook = "00_tuning"
+    caveat = "One latent dimension, few seeds: a choice. With more steps others may be better."
+    conditions = (
+        "objective", "pixelcnn_channels", "pixelcnn_layers", "receptive_radius", "learning_rate",
+    )  # fmt: skip
+    metrics = (
+        "reconstruction_nll", "rate", "mutual_information", "squared_mmd", "train_seconds",
+    )  # fmt: skip
 
     seeds: Seeds = (1000,)
-    objectives: Objectives = ("mmd_annealed", "stein")
-    scales: Scales = (0.3, 1.0, 3.0)
-    rated_objectives: Objectives = ("elbo", "mmd_annealed", "stein", "jensen")
-    learning_rates: LearningRates = (1e-3, 2e-3, 4e-3)
-    latent_dim: LatentDim = 10
-    decoder: Decoder = "pixelcnn"
+    objective: ObjectiveName = "mmd"
+    sizes: Annotated[tuple[Size, ...], *UNIQUE_LIST] = ((16, 2, 8), (32, 2, 8), (32, 4, 12))
+    seconds_at_most: Positive = 300.0
+    objectives: Objectives = ("elbo", "mmd")
+    learning_rates: LearningRates = (5e-4, 1e-3, 2e-3)
+    latent_dim: LatentDim = HEADLINE_DIM
     n_train: TrainingSize = Field(default_factory=all_training_images)
 
-    def grid(self) -> list[Task]:
-        """Return one run per seed, objective and setting, evaluated on validation images."""
-        from infovae.sweep import Task
+    def wanted(self) -> Wanted:
+        """Return one run per seed and setting, evaluated on validation images."""
+        names = ("pixelcnn_channels", "pixelcnn_layers", "receptive_radius")
+        sized = product(seed=self.seeds, size=self.sizes)
+        choices = [
+            {"seed": choice["seed"], "objective": self.objective, **dict(zip(names, choice["size"], strict=True))}
+            for choice in sized
+        ]
+        choices += product(seed=self.seeds, objective=self.objectives, learning_rate=self.learning_rates)
+        return [(self.config(**choice), (LatentEvaluation(split="validation"),)) for choice in choices]
 
-        shared = {**self.budget, "latent_dim": self.latent_dim, "decoder": self.decoder}
-        configs = []
-        for choice in product(seed=self.seeds, objective=self.objectives, scale=self.scales):
-            lambda_ = choice.pop("scale") * OBJECTIVES[choice["objective"]]["lambda_"]
-            configs.append(RunConfig(**choice, **{**shared, "lambda_": lambda_}))
-        for choice in product(seed=self.seeds, objective=self.rated_objectives, learning_rate=self.learning_rates):
-            configs.append(RunConfig(**{**shared, **choice}))
-        return [Task(config, (LatentEvaluation(split="validation"),)) for config in dict.fromkeys(configs)]
-
-    def table(self, runs: pd.DataFrame) -> pd.DataFrame:
-        """Return what each setting reached on validation images."""
-        metrics = (
-            "mutual_information",
-            "squared_mmd",
-            "log_det_cov_per_dim_validation",
-            "rate",
-            "reconstruction_nll",
-            "train_seconds",
-        )
-        return aggregate(runs, ("objective", "alpha", "lambda_", "learning_rate"), metrics)
-
-    def choose_lambda(self, runs: pd.DataFrame) -> dict[ObjectiveName, float]:
-        """Return each objective's lambda_: of those whose code keeps its information, the best match to the prior.
-
-        The match is the squared MMD on validation images, averaged over seeds. A code keeps its information where
-        I(x;z) is at least `SHARE_KEPT` of the most that any lambda_ of this objective gives, and at least
-        `EMPTY_CODE`; an objective whose codes are empty throughout is left out.
-        """
-        runs = runs[runs["learning_rate"] == self.learning_rate]
-        chosen: dict[ObjectiveName, float] = {}
-        for objective in self.objectives:
-            own = runs[runs["objective"] == objective].groupby("lambda_")[["squared_mmd", "mutual_information"]].mean()
-            match = own["squared_mmd"][_keeps_information(own["mutual_information"])]
-            if len(match):
-                chosen[objective] = float(match.index.to_numpy()[match.argmin()])
-        return chosen
+    def choose_size(self, runs: pd.DataFrame) -> str:
+        """Return the size with the least loss of those that train within `seconds_at_most`, in words, or "none"."""
+        sized = charged_loss(runs)[lambda frame: frame["learning_rate"] == self.learning_rate]
+        sized = sized[(sized["objective"] == self.objective) & sized["loss"].notna()]
+        means = sized.groupby(size_in_words(sized))[["loss", "train_seconds"]].mean()
+        fast = means[means["train_seconds"] <= self.seconds_at_most]
+        return str(fast["loss"].idxmin()) if len(fast) else "none"
 
     def choose_learning_rate(self, runs: pd.DataFrame) -> float:
-        """Return the learning rate with the least loss of those at which codes that cost nothing keep information.
-
-        The loss is reconstruction plus charged rate, (1 - alpha) of the rate, in nats per validation image, averaged
-        over objectives and seeds. At alpha = 1 the rate is not charged: an objective whose code loses its information
-        there (see `choose_lambda`) rules the learning rate out. NaN if all are.
-        """
-        presets = runs["objective"].map(lambda objective: OBJECTIVES[objective]["lambda_"])
-        runs = runs[(runs["lambda_"] == presets) & runs["objective"].isin(self.rated_objectives)]
-        loss = (runs["reconstruction_nll"] + (1 - runs["alpha"]) * runs["rate"]).groupby(runs["learning_rate"]).mean()
-        free = runs[runs["alpha"] == 1].groupby(["objective", "learning_rate"])["mutual_information"].mean()
-        for _, information in free.groupby(level="objective"):
-            loss = loss[_keeps_information(information.droplevel("objective")).reindex(loss.index, fill_value=False)]
-        return float(loss.index.to_numpy()[loss.argmin()]) if len(loss) else math.nan
+        """Return the learning rate with the least loss, averaged over objectives and seeds; NaN if no run has one."""
+        done, default = charged_loss(runs), size_in_words(runs).iloc[-1]
+        rated = done[size_in_words(done) == default]
+        means = rated[rated["objective"].isin(self.objectives)].groupby("learning_rate")["loss"].mean().dropna()
+        return float(means.idxmin()) if len(means) else float("nan")
 
 
-def _keeps_information(information: pd.Series) -> pd.Series:
-    return (information >= SHARE_KEPT * information.max()) & (information >= EMPTY_CODE)
+def charged_loss(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the finished runs with `loss`: reconstruction plus (1 - alpha) of the rate, nats per validation image."""
+    done = plotting.finished(runs, "reconstruction_nll", "rate", "train_seconds")
+    return done.assign(loss=done["reconstruction_nll"] + (1 - done["alpha"]) * done["rate"])
+
+
+def size_in_words(runs: pd.DataFrame) -> pd.Series:
+    """Return each run's decoder in words."""
+    sizes = runs[["pixelcnn_channels", "pixelcnn_layers", "receptive_radius"]].astype(int).astype(str)
+    maps, layers, radius = (sizes[column] for column in sizes)
+    return maps + " maps, " + layers + " layers, radius " + radius
+
+
+@plotting.figure
+def plot_tuning(runs: pd.DataFrame) -> Captioned:
+    """Return the loss against the seconds of training, a point per size, and against the learning rate."""
+    done = charged_loss(runs)
+    default = done["learning_rate"].mode().iloc[0] if len(done) else 0.0
+    drawn, (by_size, by_rate) = plotting.panels(2, 4.4, 3.2)
+    by_size_of = done[done["learning_rate"] == default]
+    for words, group in by_size_of.groupby(size_in_words(by_size_of)) if len(done) else []:
+        for objective, part in plotting.by_objective(group):
+            by_size.plot(part["train_seconds"], part["loss"], ls="", ms=5, **plotting.look(objective))
+        at = (group["train_seconds"].iloc[0], group["loss"].iloc[0])
+        by_size.annotate(str(words), at, (4, 4), textcoords="offset points", fontsize=7)
+    usual = done[size_in_words(done) == size_in_words(done).iloc[-1]] if len(done) else done
+    plotting.draw_objectives(by_rate, usual, "learning_rate", "loss")
+    by_size.set(xlabel=label("train_seconds"), ylabel="loss on validation images, nats", title="size of the decoder")
+    by_size.margins(0.25)
+    by_rate.set(xlabel=label("learning_rate"), title="learning rate")
+    plotting.legend(drawn)
+    return drawn.captioned(
+        done,
+        "The loss is the reconstruction plus (1 − α) of the rate. Left: lower and further left is better. Right: "
+        "lower is better.",
+    )

@@ -1,0 +1,150 @@
+"""What decides the outcome: one setting changed at a time, in the dimension of the headline."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import pandas as pd
+from pydantic import AfterValidator
+
+from infovae import plotting
+from infovae.config import LatentDim, LatentEvaluation, RunConfig, SampleEvaluation, unknown_name
+from infovae.experiments import HEADLINE_DIM, UNIQUE_LIST, ImageExperiment, Samples, Seeds, Wanted
+from infovae.labels import label, objective_name
+from infovae.plotting import Captioned
+
+QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "the encoder's start, over λ": {
+        "mmd": {"objective": "mmd"},
+        "mmd_spread": {"objective": "mmd", "encoder_norm": "spread"},
+        "mmd_no_norm": {"objective": "mmd", "encoder_norm": "none"},
+        "mmd_tenth": {"objective": "mmd", "lambda_": 78.4},
+        "mmd_tenth_no_norm": {"objective": "mmd", "lambda_": 78.4, "encoder_norm": "none"},
+        "mmd_tenfold": {"objective": "mmd", "lambda_": 7840.0},
+        "mmd_tenfold_no_norm": {"objective": "mmd", "lambda_": 7840.0, "encoder_norm": "none"},
+        "elbo_no_norm": {"objective": "elbo", "encoder_norm": "none"},
+    },
+    "the kernel": {"mmd_flat_kernel": {"objective": "mmd", "lambda_": 1000.0, "bandwidth": "paper"}},
+    "what is called ELBO": {"elbo": {"objective": "elbo"}, "averaged_elbo": {"objective": "averaged_elbo"}},
+    "the adversary and its weight": {
+        "aae": {"objective": "aae"},
+        "jensen": {"objective": "jensen"},
+        "jensen_784": {"objective": "jensen", "lambda_": 784.0},
+        "wasserstein": {"objective": "wasserstein"},
+        "wasserstein_784": {"objective": "wasserstein", "lambda_": 784.0},
+        "wasserstein_slow": {"objective": "wasserstein", "lambda_": 784.0, "critic_learning_rate": 2e-5},
+    },
+    "Stein's kernel and weight": {
+        "stein": {"objective": "stein"},
+        "stein_50": {"objective": "stein", "lambda_": 50.0, "stein_bandwidth": "median", "stein_include_self": False},
+    },
+    "the length of training": {
+        "mmd_short": {"objective": "mmd", "share_of_steps": 0.1},
+        "elbo_short": {"objective": "elbo", "share_of_steps": 0.1},
+    },
+    "how z enters the decoder": {
+        "mmd_spatial": {"objective": "mmd", "conditioning": "spatial"},
+        "elbo_spatial": {"objective": "elbo", "conditioning": "spatial"},
+    },
+    "the encoder's standard deviation": {
+        "mmd_exp": {"objective": "mmd", "posterior_std": "exp"},
+        "elbo_exp": {"objective": "elbo", "posterior_std": "exp"},
+    },
+}
+"""What is asked -> variant -> the fields that differ from the defaults; `share_of_steps` shortens the training."""
+
+VARIANTS = {name: changes for variants in QUESTIONS.values() for name, changes in variants.items()}
+
+
+def _require_known(name: str) -> str:
+    if name not in VARIANTS:
+        raise ValueError(unknown_name("variant", name, VARIANTS))
+    return name
+
+
+class Sensitivity(ImageExperiment):
+    """Named variants of the models of the comparison, each with a few fields changed, see `QUESTIONS`."""
+
+    name = "sensitivity"
+    title = "What decides it"
+    notebook = "08_sensitivity"
+    caveat = "One change at a time around one setting: what two changes do together is open."
+    conditions = ("variant",)
+    metrics = (
+        "mutual_information", "squared_mmd", "log_det_cov_per_dim_test", "rate", "reconstruction_nll",
+        "class_cross_entropy",
+    )  # fmt: skip
+
+    variants: Annotated[tuple[Annotated[str, AfterValidator(_require_known)], ...], *UNIQUE_LIST] = (
+        "mmd", "mmd_no_norm", "mmd_flat_kernel", "elbo", "averaged_elbo", "elbo_spatial",
+    )  # fmt: skip
+    seeds: Seeds = (0,)
+    latent_dim: LatentDim = HEADLINE_DIM
+    n_samples: Samples = 2000
+
+    def wanted(self) -> Wanted:
+        """Return one run per seed and variant, with its codes and samples evaluated."""
+        evaluations = (LatentEvaluation(), SampleEvaluation.for_dataset(self.dataset, self.n_samples))
+        return [(config, evaluations) for config in self._named()]
+
+    def name_variants(self, runs: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows of the grid with the column `variant`."""
+        return runs.assign(variant=list(self._named().values()))
+
+    def _named(self) -> dict[RunConfig, str]:
+        found: dict[RunConfig, str] = {}
+        for seed in self.seeds:
+            for name in self.variants:
+                changes = dict(VARIANTS[name])
+                shorter = (
+                    {"steps": max(1, round(self.steps * share))} if (share := changes.pop("share_of_steps", 0)) else {}
+                )
+                found.setdefault(self.config(**changes, **shorter, seed=seed, latent_dim=self.latent_dim), name)
+        return found
+
+
+def variant_name(variant: str) -> str:
+    """Return a variant as a reader sees it: its objective, and what differs from the default."""
+    changes = dict(VARIANTS[variant])
+    words = [objective_name(changes.pop("objective"))]
+    if share := changes.pop("share_of_steps", None):
+        words.append(f"{share:g} of the steps")
+    values = {name: f"{value:,g}" if isinstance(value, float) else str(value) for name, value in changes.items()}
+    return ", ".join([*words, *(f"{label(name)} {value}" for name, value in values.items())])
+
+
+@plotting.figure
+def plot_variants(runs: pd.DataFrame) -> Captioned:
+    """Return a row per variant, grouped by what is asked, and a column per metric; each run a dot."""
+    metrics = {
+        "mutual_information": None,
+        "squared_mmd": 1e-3,
+        "log_det_cov_per_dim_test": 0.03,
+        "class_cross_entropy": None,
+    }
+    done = plotting.finished(runs, *metrics)
+    rows: list[tuple[str, str]] = []  # (variant, text); a question stands above its variants
+    for question, variants in QUESTIONS.items():
+        asked = [name for name in variants if name in set(runs["variant"])]
+        rows += [("", question)] * bool(asked) + [(name, variant_name(name)) for name in asked]
+    drawn, axes = plotting.panels(len(metrics), 2.3, 0.23 * len(rows) + 0.5, len(metrics), sharey=True)
+    for ax, (metric, linear_below) in zip(axes, metrics.items(), strict=True):
+        for place, (variant, _) in enumerate(rows):
+            group = done[done["variant"] == variant]
+            color = plotting.PALETTE[VARIANTS[variant]["objective"]] if variant else "0"
+            ax.plot(group[metric], [place] * len(group), "o", color=color, ms=4, alpha=0.7)
+        if linear_below:
+            ax.set_xscale("symlog", linthresh=linear_below)
+            ax.axvline(0, color="0.5", lw=0.6)
+        ax.set_title(label(metric), fontsize=8)
+        ax.tick_params(labelsize=7)
+        ax.grid(axis="y", lw=0.3, color="0.9")
+    axes[0].set_yticks(range(len(rows)), [text for _, text in rows], fontsize=8)
+    axes[0].set_ylim(len(rows) - 0.5, -0.5)
+    for tick, (variant, _) in zip(axes[0].get_yticklabels(), rows, strict=True):
+        tick.set_fontweight("normal" if variant else "bold")
+    return drawn.captioned(
+        done,
+        "Rows below a bold line answer one question. Colours are those of the objectives. Left: the more the better, "
+        "up to the cap; second and third: a match is 0; right: lower is better.",
+    )

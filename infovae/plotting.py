@@ -1,0 +1,305 @@
+"""What the figures of all experiments share: palette, panels, runs as dots and lines, digits, captions.
+
+Each experiment's own figures stand in its module. A function that returns one is marked `@figure`: it draws under
+matplotlib's own settings, whatever a user's matplotlibrc says. No figure computes a result beyond means and intervals.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
+
+import matplotlib.style
+import numpy as np
+import pandas as pd
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import SymmetricalLogLocator
+
+from infovae.intervals import half_width
+from infovae.labels import OBJECTIVE_NAMES, label, objective_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's palette, safe for colour-blind readers, with purple and brown for its yellow: too pale for lines
+_LOOKS = {
+    "elbo": ("#000000", "o"), "averaged_elbo": ("#E69F00", "s"), "unregularized": ("#56B4E9", "^"),
+    "mmd": ("#009E73", "D"), "stein": ("#D55E00", "v"), "wasserstein": ("#7F3C8D", "P"), "jensen": ("#0072B2", "X"),
+    "aae": ("#CC79A7", "*"), "unconditional": ("#8A8A8A", "h"), "pixels": ("#8C6D31", "p"),
+}  # fmt: skip
+_REST = [name for name in OBJECTIVE_NAMES if name not in _LOOKS]
+_AGAIN = {name: (color, "<") for name, (color, _) in zip(_REST, _LOOKS.values(), strict=True)}
+PALETTE = {name: (_LOOKS | _AGAIN)[name][0] for name in OBJECTIVE_NAMES}
+MARKERS = {name: (_LOOKS | _AGAIN)[name][1] for name in OBJECTIVE_NAMES}
+
+SEEDS_FOR_INTERVAL = 3
+"""Seeds from which an interval is drawn: for two Student's factor is 12.7, and bars would fill every panel."""
+
+DPI = 200
+NOTE: dict[str, Any] = {"fontsize": 7, "color": "0.35"}
+P = ParamSpec("P")
+
+
+class Captioned(Figure):
+    """A figure that says what it shows, for those who cannot see it, and how to read it."""
+
+    caption = ""
+
+    def captioned(self, shown: Any, caption: str) -> Captioned:
+        """Set how to read the figure, and return it; say so across it where there is nothing `shown`."""
+        self.caption = caption
+        if not len(shown):
+            self.text(0.5, 0.5, "no run has a result", ha="center", va="center", fontsize=11, color="0.3")
+        return self
+
+    @property
+    def alt(self) -> str:
+        """What the figure shows: its panels and their axes, then the entries of its legend."""
+        shown = []
+        for ax in self.axes:
+            words = " ".join(text for text in (ax.get_title(), ax.get_ylabel()) if text).replace("\n", " ")
+            against = f"against {ax.get_xlabel()}" if ax.get_xlabel() else ""
+            shown += [text] if (text := f"{words} {against}".strip()) else []
+        entries = [text.get_text() for box in self.legends for text in box.get_texts()]
+        return f"{count(shown, 'panel')}: {'; '.join(shown)}." + (f" Shown: {join(entries)}." if entries else "")
+
+    def to_png(self) -> bytes:
+        """Return the figure as a PNG of 256 colours, a third of the size of one with all."""
+        from PIL import Image
+
+        buffer, small = io.BytesIO(), io.BytesIO()
+        with matplotlib.style.context("default"):
+            self.savefig(buffer, dpi=DPI, bbox_inches="tight", facecolor="white")
+        image = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        image.save(small, "PNG", optimize=True)
+        return small.getvalue()
+
+    def _ipython_display_(self) -> None:
+        """Show the figure in a notebook as it is published, with its alternative text, its caption below."""
+        from IPython.display import Image, Markdown, display
+
+        png = self.to_png()
+        display(Image(data=png, alt=self.alt, width=display_width(png)), Markdown(self.caption))
+
+
+def display_width(png: bytes) -> int:
+    """Return the width in pixels at which a PNG of `DPI` is to be shown, its text at the size of the page's."""
+    return int.from_bytes(png[16:20], "big") * 100 // DPI  # of the IHDR chunk, which comes first
+
+
+def figure(plot: Callable[P, Captioned]) -> Callable[P, Captioned]:
+    """Mark a function that returns a figure: it draws under matplotlib's default settings."""
+
+    @functools.wraps(plot)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Captioned:
+        with matplotlib.style.context("default"):
+            return plot(*args, **kwargs)
+
+    return drawn
+
+
+def panels(n: int, width: float, height: float, n_columns: int = 3, **share: Any) -> tuple[Captioned, list[Axes]]:
+    """Return a figure with n panels, at least one, in rows of at most `n_columns`; sizes are of a panel, in inches."""
+    n = max(1, n)
+    n_columns = min(n, n_columns)
+    n_rows = -(-n // n_columns)
+    drawn = Captioned(figsize=(width * n_columns, height * n_rows + 0.4), layout="constrained")
+    axes = drawn.subplots(n_rows, n_columns, squeeze=False, **share).ravel().tolist()
+    for ax in axes[n:]:
+        ax.remove()
+    return drawn, axes[:n]
+
+
+def finished(runs: pd.DataFrame, *metrics: str) -> pd.DataFrame:
+    """Return the runs that have a result, with a column for each of the metrics: NaN where none was measured."""
+    done = runs[runs["status"] == "done"]
+    return done.assign(**{metric: np.nan for metric in metrics if metric not in done})
+
+
+def by_objective(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Return (objective, its rows) in the order of the palette."""
+    present = set(runs["objective"])
+    return [(name, runs[runs["objective"] == name]) for name in PALETTE if name in present]
+
+
+def look(objective: str) -> dict[str, Any]:
+    """Return the colour and the marker of an objective, as arguments for matplotlib."""
+    return {"color": PALETTE[objective], "marker": MARKERS[objective]}
+
+
+def draw_runs(
+    ax: Axes, runs: pd.DataFrame, x: str, metric: str, name: str, color: str, marker: str = "o", factor: float = 1.0
+) -> None:
+    """Draw a metric against a column: each run a dot, the means a line, with thin intervals where seeds carry them.
+
+    Parameters
+    ----------
+    factor : moves the dots along a logarithmic axis, so that objectives stand side by side.
+    """
+    groups = runs.groupby(x)[metric]
+    means = groups.mean(skipna=False) if len(runs) else pd.Series(dtype=float)
+    widths = [half_width(group) if len(group) >= SEEDS_FOR_INTERVAL else np.nan for _, group in groups]
+    at = means.index.to_numpy(float) * factor
+    ax.plot(at, means, color=color, marker=marker, ms=4.5, lw=1.4, label=name)
+    ax.errorbar(at, means, widths, fmt="none", ecolor=color, elinewidth=0.7, alpha=0.6)
+    ax.scatter(runs[x] * factor, runs[metric], s=9, color=color, marker=marker, alpha=0.5, linewidths=0)
+
+
+def draw_objectives(ax: Axes, runs: pd.DataFrame, x: str, metric: str) -> None:
+    """Draw each objective's runs by `draw_runs`, side by side on a logarithmic axis."""
+    for number, (objective, group) in enumerate(by_objective(runs)):
+        draw_runs(ax, group, x, metric, objective_name(objective), **look(objective), factor=1.03**number)
+    ticks = sorted(runs[x].unique())
+    ax.set_xscale("log")
+    ax.set_xticks(ticks, [f"{tick:,g}" for tick in ticks], minor=False)
+    ax.minorticks_off()
+
+
+class Panel(NamedTuple):
+    """How a metric is drawn: where a logarithmic axis becomes linear, and its limits, words -> value or column."""
+
+    linear_below: float | None = None
+    limits: Mapping[str, float | str] = MappingProxyType({})
+
+
+@figure
+def plot_metrics(runs: pd.DataFrame, x: str, metrics: Mapping[str, Panel], caption: str) -> Captioned:
+    """Return a panel per metric against a column, a line per objective, each run a dot, the limits as thin lines.
+
+    A metric that no run has gets no panel.
+    """
+    done = finished(runs, *metrics)
+    shown = {metric: panel for metric, panel in metrics.items() if done[metric].notna().any() or not len(done)}
+    drawn, axes = panels(len(shown), 3.5, 2.7)
+    for ax, (metric, panel) in zip(axes, shown.items(), strict=True):
+        draw_objectives(ax, done, x, metric)
+        logarithmic(ax, panel.linear_below)
+        given = {
+            words: done.get(level, pd.Series()).mean() if isinstance(level, str) else level
+            for words, level in panel.limits.items()
+        }
+        for words, level in given.items():
+            if level == level:
+                ideal(ax, level, words)
+        span(ax, [*done[metric], *given.values()])
+        ax.set(title=label(metric), xlabel=label(x))
+    legend(drawn)
+    return drawn.captioned(done, f"{spread(runs)} {caption}")
+
+
+def draw_history(ax: Axes, history: pd.DataFrame, metric: str, **style: Any) -> None:
+    """Draw a logged metric against the training step, a line per run; `history` has the column `objective`."""
+    for objective, group in by_objective(history.dropna(subset=[metric])):
+        settings = {"color": PALETTE[objective], "lw": 1.0, "alpha": 0.8, "label": objective_name(objective), **style}
+        for _, run in group.groupby("run_id"):
+            ax.plot(run["step"], run[metric], **settings)
+
+
+def draw_digits(ax: Axes, images: np.ndarray, title: str, n_columns: int = 10) -> None:
+    """Draw up to 100 images (n, 1, H, W) in [0, 1] in rows of `n_columns`, dark on white."""
+    n = min(len(images), n_columns**2) // n_columns * n_columns or len(images)
+    tiles = np.pad(images[:n, 0], ((0, 0), (1, 1), (1, 1)))  # a frame keeps neighbours apart
+    rows = [np.concatenate(list(tiles[i : i + n_columns]), axis=1) for i in range(0, n, n_columns)]
+    ax.imshow(np.concatenate(rows), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest", origin="upper")
+    ax.set(xticks=[], yticks=[], title=title)
+
+
+@figure
+def plot_digits(groups: Mapping[str, np.ndarray], caption: str, n_columns: int = 3) -> Captioned:
+    """Return a panel of up to 10 x 10 images for each group, title -> images (n, 1, H, W)."""
+    rows = max((min(10, len(images) // 10) for images in groups.values()), default=5) or 1
+    drawn, axes = panels(len(groups), 2.9, 0.29 * rows, n_columns)
+    for ax, (title, images) in zip(axes, groups.items(), strict=False):
+        draw_digits(ax, images, title)
+    return drawn.captioned(groups, caption)
+
+
+def select_arrays(
+    runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarray]], key: str, **conditions: Any
+) -> dict[str, np.ndarray]:
+    """Return objective -> array `key` of its first run that meets the conditions, in the order of the palette."""
+    found: dict[str, np.ndarray] = {}
+    for (_, run), kept in zip(runs.iterrows(), arrays, strict=True):
+        if key in kept and all(run[name] == value for name, value in conditions.items()):
+            found.setdefault(str(run["objective"]), kept[key])
+    return {name: found[name] for name in PALETTE if name in found}
+
+
+def ideal(ax: Axes, value: float, name: str, **style: Any) -> None:
+    """Draw the value that would be ideal, or a limit, as a thin line with its name."""
+    ax.axhline(value, **{"color": "0.5", "lw": 0.6, "zorder": 0.5, **style})
+    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    ax.annotate(name, (0, value), xytext=(3, 1), va="bottom", **place, **NOTE)
+
+
+def logarithmic(ax: Axes, linear_below: float | None) -> None:
+    """Make the vertical axis logarithmic on both sides of 0, linear within `linear_below` of it; None: leave it.
+
+    Called once the data are drawn: a range of less than some decades gets ticks at 1, 2 and 5.
+    """
+    if linear_below is None or np.abs(ax.yaxis.get_data_interval()).max() <= linear_below:
+        return
+    ax.set_yscale("symlog", linthresh=linear_below)
+    ends = [*ax.yaxis.get_data_interval(), linear_below, 10 * linear_below]
+    low, high, *decade = ax.yaxis.get_transform().transform(np.array(ends))
+    subs = (1, 2, 5) if high - low < 1.5 * (decade[1] - decade[0]) else (1,)
+    ax.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=linear_below, subs=subs))
+    ax.yaxis.set_major_formatter("{x:g}")
+
+
+def span(ax: Axes, values: Iterable[float]) -> None:
+    """Limit the vertical axis to the values, with a margin: intervals may reach beyond the frame."""
+    numbers = np.array([value for value in values if np.isfinite(value)])
+    transform = ax.yaxis.get_transform()
+    ends = transform.transform(np.array([numbers.min(), numbers.max()])) if len(numbers) else np.array([])
+    if len(ends) and np.isfinite(ends).all():
+        margin = 0.08 * (ends[1] - ends[0]) or 0.1
+        ax.set_ylim(*transform.inverted().transform(ends + np.array([-margin, margin])))
+
+
+def legend(drawn: Figure, styles: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    """Put one legend below all panels: the names of their lines, each once, then `styles`, name -> line style."""
+    found: dict[str, Any] = {}
+    for ax in drawn.axes:
+        for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
+            found.setdefault(name, handle)
+    found |= {name: Line2D([], [], **{"color": "0.4", **style}) for name, style in (styles or {}).items()}
+    n_columns = max(1, min(len(found), int(drawn.get_figwidth() / 1.3)))
+    if found:
+        labels, handles = list(found), list(found.values())
+        drawn.legend(handles, labels, loc="outside lower center", ncols=n_columns, frameon=False, fontsize=9)
+
+
+def shades(color: str, n: int) -> list[str]:
+    """Return n shades of a colour, from pale to full."""
+    strength = np.linspace(0.45, 1, n) if n > 1 else [1.0]
+    red, green, blue = to_rgb(color)
+    return [to_hex((1 - s * (1 - red), 1 - s * (1 - green), 1 - s * (1 - blue))) for s in strength]
+
+
+def join(words: Iterable[str]) -> str:
+    """Return words as a sentence lists them: "a, b and c"."""
+    *first, last = list(words) or ["nothing"]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def names(runs: pd.DataFrame) -> str:
+    """Return the names of the objectives, as a sentence lists them."""
+    return join(objective_name(name) for name, _ in by_objective(runs))
+
+
+def count(things: Any, name: str) -> str:
+    """Return "3 panels", or "1 panel"."""
+    return f"{len(things)} {name}{'s' if len(things) != 1 else ''}"
+
+
+def spread(runs: pd.DataFrame) -> str:
+    """Say in a caption's words how the seeds are drawn."""
+    n = runs["seed"].nunique()
+    bars = "; thin bars are 95 % intervals over seeds and may leave the frame" if n >= SEEDS_FOR_INTERVAL else ""
+    return f"Dots are single runs ({n} seed{'s' if n != 1 else ''}), lines join the means{bars}."

@@ -1,0 +1,213 @@
+"""Figures show every run, in one palette, under matplotlib's own settings; none of them computes more than a mean."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.collections import LineCollection, PathCollection
+
+from infovae import authors, plotting
+from infovae.config import OBJECTIVES
+from infovae.experiments import MODULES, amortized_inference, divergence_comparison, make_experiment
+from infovae.experiments.sensitivity import Sensitivity
+from infovae.intervals import half_width
+from infovae.plotting import Captioned
+
+SMALL: dict[str, dict[str, Any]] = {
+    "tuning": {"sizes": [[8, 1, 4], [16, 2, 8]]},
+    "variance_overestimation": {"binarizations": ["none", "dynamic"]},
+    "divergence_comparison": {"latent_dims": [2, 10]},
+    "semi_supervised": {"latent_dims": [2, 10]},
+    "latent_usage": {"alphas": [1.0, 0.0], "receptive_radii": [12, 8], "encoder_norms": ["batch", "none"]},
+}
+
+
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures of few pixels: what they cost is their size."""
+    monkeypatch.setattr(plotting, "DPI", 30)
+
+
+def made_up(name: str, status: str = "done") -> pd.DataFrame:
+    """Return a row for each run of an experiment, with made-up metrics where it is done."""
+    experiment = make_experiment(name, SMALL.get(name, {}))
+    rng = np.random.default_rng(0)
+    rows = []
+    for number, (config, _) in enumerate(experiment.wanted()):
+        metrics = {metric: rng.uniform(0.01, 1) for metric in experiment.metrics} if status == "done" else {}
+        rows.append({"run_id": str(number), "status": status, **config.model_dump(mode="json"), **metrics})
+    runs = pd.DataFrame(rows).drop_duplicates([column for column in rows[0] if column not in ("run_id", *metrics)])
+    return experiment.name_variants(runs) if isinstance(experiment, Sensitivity) else runs
+
+
+def made_up_history(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return two logged steps of each run."""
+    if (runs["status"] != "done").all():
+        return pd.DataFrame()
+    metrics = ("squared_mmd", "mutual_information", "log_det_cov_per_dim", "posterior_kl", "marginal_kl", "elbo")
+    steps = [{"run_id": run_id, "step": step} for run_id in runs["run_id"] for step in (10, 20)]
+    return pd.DataFrame(steps).assign(**{metric: 0.1 * (1 + n) for n, metric in enumerate(metrics)})
+
+
+def made_up_arrays(run: Mapping[Any, Any]) -> dict[str, np.ndarray]:
+    """Return what evaluations keep of a run for the figures."""
+    rng, z = np.random.default_rng(0), np.linspace(-4, 4, 21)
+    density = np.exp(-(z[:, None] ** 2 + z**2) / 2) / (2 * np.pi)
+    line = np.exp(-((z - np.array([[1.0], [-1.0]])) ** 2))
+    toy = {"z": z, "q_z_given_x": line, "p_z_given_x": line, "q_z": line[0], "p_z": line[1]}
+    pictures = {kind: np.zeros((20, 1, 8, 8)) for kind in ("samples", "originals", "reconstructions")}
+    plane = {"z": rng.normal(size=(20, 2)), "labels": np.arange(20) % 10}
+    own = toy if run["dataset"] == "two_points" else plane
+    return {**own, **pictures, "density_train": density, "density_test": density}
+
+
+def figures(name: str, status: str = "done") -> dict[str, Captioned]:
+    """Return every figure of an experiment's module, drawn from made-up runs."""
+    runs = made_up(name, status)
+    available = {
+        "runs": runs,
+        "history": made_up_history(runs),
+        "arrays": [made_up_arrays(run) if status == "done" else {} for run in runs.to_dict("records")],
+    }
+    module = inspect.getmodule(type(make_experiment(name, {})))
+    drawn = {}
+    for function_name, function in inspect.getmembers(module, inspect.isfunction):
+        if function_name.startswith("plot_") and function.__module__ == module.__name__:  # type: ignore[union-attr]
+            drawn[function_name] = function(*(available[key] for key in inspect.signature(function).parameters))
+    return drawn
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_experiment_draws_figures_that_say_what_they_show(name: str) -> None:
+    drawn = figures(name)
+    assert drawn
+    for figure in drawn.values():
+        assert figure.to_png()[:4] == b"\x89PNG"
+        assert len(figure.caption) > 40 and figure.alt.startswith(f"{len(figure.alt.split('; '))} panel")
+        assert not [text for text in figure.texts if "no run" in text.get_text()]
+        shown = " ".join(text.get_text() for ax in figure.axes for text in (ax.title, ax.xaxis.label, ax.yaxis.label))
+        assert "_" not in shown and "elbo" not in figure.alt  # words, not the names of columns
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_experiments_without_any_result_still_have_figures_and_a_table_that_say_so(name: str) -> None:
+    status = "failed: loss is nan" if name in ("tuning", "latent_usage") else "not run"
+    for figure in figures(name, status).values():
+        assert [text.get_text() for text in figure.texts if "no run" in text.get_text()] == ["no run has a result"]
+        figure.to_png()
+    runs = made_up(name, status)
+    table = make_experiment(name, SMALL.get(name, {})).table(runs)
+    assert (table["n_missing"].sum(), set(table["n_seeds"])) == (len(runs), {0})
+    assert set(table["why_missing"]) == {status}
+
+
+def test_a_users_own_style_changes_nothing() -> None:
+    plain = {name: figure.to_png() for name, figure in figures("divergence_comparison").items()}
+    digits = np.triu(np.ones((10, 1, 8, 8)))
+    plain["digits"] = plotting.plot_digits({"a": digits}, "").to_png()
+    hostile: dict[Any, Any] = {
+        "image.origin": "lower",
+        "font.size": 20,
+        "axes.facecolor": "black",
+        "lines.linewidth": 9,
+    }
+    with matplotlib.rc_context(hostile):
+        styled = {name: figure.to_png() for name, figure in figures("divergence_comparison").items()}
+        styled["digits"] = plotting.plot_digits({"a": digits}, "").to_png()
+        assert matplotlib.rcParams["font.size"] == 20  # and the user's style is left alone
+    assert [name for name in plain if styled[name] != plain[name]] == []
+
+
+def test_palette_has_one_look_per_objective_and_colours_that_differ_side_by_side() -> None:
+    assert set(OBJECTIVES) | {"pixels"} == set(plotting.PALETTE)
+    looks = {(plotting.PALETTE[name], plotting.MARKERS[name]) for name in plotting.PALETTE}
+    assert len(looks) == len(plotting.PALETTE)
+    together = {objective for name in MODULES for objective in made_up(name)["objective"]}
+    together |= {"averaged_elbo", "jensen", "aae"}
+    assert len({plotting.PALETTE[name] for name in together}) == len(together)
+
+
+@pytest.mark.parametrize("n_seeds", [2, 3])
+def test_every_seed_is_a_dot_and_an_interval_needs_three(n_seeds: int) -> None:
+    values = {seed: 0.1 * seed**2 for seed in range(n_seeds)}
+    runs = pd.DataFrame({"latent_dim": 10, "seed": list(values), "m": list(values.values())})
+    _, (ax,) = plotting.panels(1, 3, 3)
+    plotting.draw_runs(ax, runs, "latent_dim", "m", "name", "red")
+    (dots,) = [c for c in ax.collections if isinstance(c, PathCollection)]
+    assert np.asarray(dots.get_offsets())[:, 1].tolist() == pytest.approx(list(values.values()))
+    assert np.asarray(ax.lines[0].get_ydata()).tolist() == [pytest.approx(np.mean(list(values.values())))]
+    bars = [s for c in ax.collections if isinstance(c, LineCollection) for s in c.get_segments() if len(s)]
+    heights = [np.ptp(np.asarray(bar)[:, 1]) for bar in bars if np.isfinite(bar).all()]
+    assert heights == ([pytest.approx(2 * half_width(runs["m"]))] if n_seeds == 3 else [])
+
+
+def test_the_five_panels_hold_the_authors_numbers_dashed_and_ours_solid() -> None:
+    runs = made_up("divergence_comparison")
+    figure = divergence_comparison.plot_five_panels(runs, made_up_history(runs))
+    theirs, (mmd, *_) = authors.read("figure"), figure.axes
+    assert len(figure.axes) == 5
+    dashed = {line.get_label(): line for line in mmd.lines if line.get_linestyle() == "--"}
+    assert set(dashed) == {"MMD", "Stein", "Wasserstein", "“ELBO” of the authors’ code"}
+    expected = theirs[(theirs["metric"] == "squared_mmd") & (theirs["objective"] == "mmd")]["value"]
+    assert np.asarray(dashed["MMD"].get_ydata()).tolist() == expected.tolist()
+    solid = {line.get_label(): line for line in mmd.lines if line.get_linestyle() == "-"}
+    own = runs[runs["objective"] == "mmd"].groupby("latent_dim")["squared_mmd_authors"].mean()
+    assert np.asarray(solid["MMD"].get_ydata()).tolist() == pytest.approx(own.tolist())
+    accuracy = figure.axes[3]
+    (ours,) = [line for line in accuracy.lines if (line.get_label(), line.get_linestyle()) == ("VAE", "-")]
+    errors = runs[runs["objective"] == "elbo"].groupby("latent_dim")["svm_error_authors"].mean()
+    assert np.asarray(ours.get_ydata()).tolist() == pytest.approx((1 - errors).tolist())
+
+
+def test_numbers_beside_the_authors_are_those_of_the_headline() -> None:
+    table = divergence_comparison.beside_authors(made_up("divergence_comparison")).set_index("objective")
+    cells = table["squared MMD of q(z) and p(z)"].map(str).to_dict()
+    assert cells["MMD"].endswith("(authors’ code: 0.0005)")
+    assert "authors" not in cells["VAE"]  # what theirs is called ELBO is another
+
+
+def test_toys_code_points_the_same_way_in_every_panel() -> None:
+    runs = made_up("amortized_inference")
+    arrays = [made_up_arrays(run) for run in runs.to_dict("records")]  # q(z|x = +1) around -1
+    for kept in arrays[::2]:
+        kept.update(z=-kept["z"])
+    for ax in amortized_inference.plot_posteriors(runs, arrays).axes:
+        minus, plus = (np.asarray(c.get_paths()[0].vertices) for c in ax.collections)
+        assert minus[minus[:, 1].argmax(), 0] < 0 < plus[plus[:, 1].argmax(), 0]
+
+
+def test_digits_stand_upright_in_the_same_places() -> None:
+    images = np.zeros((100, 1, 4, 4))
+    images[13, 0, 0] = 1  # the first row of the fourth image in the second row
+    figure = plotting.plot_digits({"a": images, "b": images}, "")
+    grids = [np.asarray(ax.images[0].get_array()) for ax in figure.axes]
+    assert np.array_equal(grids[0], grids[1]) and grids[0].shape == (60, 60)
+    rows, columns = np.nonzero(grids[0])
+    assert set(rows) == {7} and set(columns) == {19, 20, 21, 22}
+    assert all(ax.images[0].origin == "upper" for ax in figure.axes)
+
+
+def test_three_lambdas_are_three_shades_of_one_colour() -> None:
+    shades = plotting.shades(plotting.PALETTE["mmd"], 3)
+    assert len(set(shades)) == 3 and shades[-1] == plotting.PALETTE["mmd"].lower()
+
+
+def test_arrays_of_the_first_run_are_selected_in_the_palettes_order() -> None:
+    runs = pd.DataFrame({"objective": ["mmd", "elbo", "mmd"], "latent_dim": [2, 2, 2]})
+    arrays = [{"z": np.full(1, n)} for n in range(3)]
+    assert plotting.select_arrays(runs, arrays, "z", latent_dim=2) == {"elbo": np.full(1, 1), "mmd": np.full(1, 0)}
+    assert plotting.select_arrays(runs, arrays, "z", latent_dim=10) == {}
+
+
+def test_notebook_shows_a_figure_as_it_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr("IPython.display.display", lambda *things: shown.extend(things))
+    figure = figures("latent_usage")["plot_information"]
+    figure._ipython_display_()
+    image, caption = shown
+    assert image.data == figure.to_png() and image._data_and_metadata()[1]["alt"] == figure.alt
+    assert caption.data == figure.caption and "95 % intervals" in figure.caption
