@@ -24,11 +24,13 @@ from infovae.reproduce import load_profile, parse_assignments, profile_names
 
 
 def is_of_this_version(folder: Path) -> bool:
-    """Say whether today's experiments know the parameters of published results; else they await their next run."""
+    """Say whether published results have today's parameters and columns; else they await their next publication."""
     try:
-        return bool(load_published(folder))
+        published = load_published(folder).items()
     except ParameterError:
         return False
+    tables = {name: pd.read_csv(folder / name / "table.csv") for name, _ in published}
+    return all(list(experiment.table(runs)) == list(tables[name]) for name, (experiment, runs) in published)
 
 
 COMMITTED = sorted(
