@@ -217,9 +217,9 @@ def require_settings(experiments: Iterable[Experiment]) -> None:
     StoreError
         When the store cannot be written.
     """
+    from infovae.cluster import count_workers
     from infovae.notebooks import make_folder, require_source
     from infovae.store import Store
-    from infovae.sweep import count_workers
     from infovae.training import choose_device, compiles
 
     choose_device()

@@ -1,32 +1,35 @@
-"""Finished work on disk, found by the fingerprint of what produced it. A cache: it may be deleted at any time.
+"""Finished work on disk, found by the fingerprint of what produced it: a store of one's own, and published runs.
 
-    STORE/runs/<run id>/record.json          configuration, history, seconds; written last: its presence means "done"
+    STORE/runs/<run id>/record.json          configuration, history, seconds; written last: its presence means "trained"
     STORE/runs/<run id>/model.safetensors    weights
     STORE/runs/<run id>/checkpoint-<step>-<sum>.safetensors     the state of a run in progress
     STORE/runs/<run id>/<evaluation>.json    the numbers of one evaluation
-    STORE/runs/<run id>/<evaluation>.safetensors    its arrays: samples, codes
+    STORE/runs/<run id>/<evaluation>.npz     its arrays, for the figures: samples, codes
     STORE/classifiers/<id>.safetensors
 
-Whatever cannot be read (a truncated file, a foreign schema) counts as absent and is made again, with a warning.
-Only the driver writes here; workers hand their results back over the wire.
+    RESULTS/PROFILE/runs/<run id>.json       a run as it was published: its record and every evaluation of it
+    RESULTS/PROFILE/runs/<run id>.npz        its arrays
+    RESULTS/PROFILE/weights/<run id>.safetensors    weights, of some runs
+
+The store is a cache that may be deleted at any time. Published runs are read where the store has none, and written by
+`Store.publish` alone. Every file carries a checksum: what is damaged, of another version or in another run's place
+counts as absent and is made again, with a warning. Only the driver of a sweep writes here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import logging
 import os
 import secrets
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load as load_arrays
-from safetensors.numpy import save as save_arrays
 
 from infovae.config import ClassifierConfig, Evaluation, PixelConfig, RunConfig, project_path
 
@@ -34,47 +37,42 @@ log = logging.getLogger(__name__)
 
 Arrays = dict[str, np.ndarray]
 
+FORMAT = 1
+"""Part of every checksum: raise it when records written before can no longer be read."""
+
 
 class StoreError(RuntimeError):
     """The store cannot be written; the message says where, why and what to do."""
 
 
-class _Record(BaseModel):
-    """What a file must hold to be believed: "1" is no number and null is no list."""
+class Evaluated(NamedTuple):
+    """One evaluation as it was found: its numbers, and its arrays as a file's content and a prefix of their names."""
 
-    model_config = ConfigDict(strict=True)
-
-
-class _RunRecord(_Record):
-    config: dict[str, Any]
-    weights_sha256: str
-    history: list[dict[str, float]]
-    train_seconds: float
-
-
-class _EvaluationRecord(_Record):
-    evaluation: dict[str, Any]
-    metrics: dict[str, float]
-    arrays: list[str]
-
-
-class _ClassifierRecord(_Record):
-    sha256: str
+    metrics: dict[str, Any]
+    arrays: bytes
+    prefix: str
 
 
 class Store:
-    """The store at `root`, by default the folder named by INFOVAE_STORE, else `.infovae` beside the package."""
+    """The store at `root`, with the published runs of every folder of `results` behind it.
 
-    def __init__(self, root: Path | None = None) -> None:
+    Without a root it is the user's own: in the folder that INFOVAE_STORE names, else `.infovae` beside the package,
+    with the published runs below INFOVAE_RESULTS unless INFOVAE_PUBLISHED=0. A store at a given root has only the
+    published runs that it is given.
+    """
+
+    def __init__(self, root: Path | None = None, results: Path | None = None) -> None:
         self.root = root or project_path("INFOVAE_STORE", ".infovae")
+        if root is None and results is None and os.environ.get("INFOVAE_PUBLISHED") != "0":
+            results = project_path("INFOVAE_RESULTS", "results")
+        self.results = results
 
     def save_run(self, run_id: str, config: RunConfig | PixelConfig, weights: bytes, training: dict[str, Any]) -> None:
-        """Keep a trained model (`weights` in safetensors format) and its record: `history` and `train_seconds`."""
+        """Keep a trained model (`weights` in safetensors format) and its record: history, seconds, precision."""
         folder = self._run(run_id)
-        digest = hashlib.sha256(weights).hexdigest()
-        record = {"config": config.model_dump(mode="json"), "weights_sha256": digest, **training}
+        record = {"config": config.model_dump(mode="json"), "weights_sha256": _sha256(weights), **training}
         write_atomically(folder / "model.safetensors", weights)
-        write_atomically(folder / "record.json", to_json(record))
+        write_atomically(folder / "record.json", _seal(record, run_id))
         for checkpoint in folder.glob("checkpoint-*"):
             checkpoint.unlink(missing_ok=True)
 
@@ -97,75 +95,132 @@ class Store:
             log.warning("the checkpoint of run %s is damaged: going back", run_id)
         return None
 
-    def load_run(self, run_id: str, config: RunConfig | PixelConfig | None = None) -> dict[str, Any] | None:
-        """Return the record of a finished run, None if there is none, or none of that configuration."""
-        record = _read_json(self._run(run_id) / "record.json", _RunRecord)
-        if record and config and record["config"] != config.model_dump(mode="json"):
-            log.warning("the record of run %s is that of another run: training it again", run_id)
-            return None
-        if record and not (self._run(run_id) / "model.safetensors").is_file():
-            log.warning("the weights of run %s are gone: training it again", run_id)
-            return None
-        return record
+    def load_run(self, run_id: str) -> dict[str, Any] | None:
+        """Return the record of a finished run, None if there is none: `config`, `history`, `train_seconds`, ..."""
+        record = _read_record(self._run(run_id) / "record.json", run_id)
+        return record or next((found for _, found in self._published(run_id)), None)
 
-    def load_weights(self, run_id: str, config: RunConfig | PixelConfig | None = None) -> bytes | None:
-        """Return the weights of a finished run, None if they are missing or not those that were written."""
-        record = self.load_run(run_id, config)
-        if record is None:
-            return None
-        weights = _read(self._run(run_id) / "model.safetensors")
-        if weights is None or hashlib.sha256(weights).hexdigest() != record["weights_sha256"]:
-            log.warning("the weights of run %s are damaged: training it again", run_id)
-            return None
-        return weights
+    def load_weights(self, run_id: str) -> bytes | None:
+        """Return the weights of a finished run, None if they are missing or not those that its record names."""
+        record = self.load_run(run_id)
+        paths = [self._run(run_id) / "model.safetensors", *(path for path, _ in self._published(run_id, "weights"))]
+        for path in paths if record else ():
+            weights = _read(path)
+            if weights is not None and record and _sha256(weights) == record["weights_sha256"]:
+                return weights
+            if weights is not None:
+                log.warning("%s is damaged or of another training: leaving it out, training again if need be", path)
+        return None
 
     def save_evaluation(self, run_id: str, evaluation: Evaluation, metrics: dict[str, Any], arrays: Arrays) -> None:
-        """Keep the numbers and arrays of one evaluation of one run."""
-        path = self._evaluation(run_id, evaluation)
-        if arrays:
-            write_atomically(path.with_suffix(".safetensors"), save_arrays(arrays))
-        record = {"evaluation": evaluation.model_dump(mode="json"), "metrics": metrics, "arrays": sorted(arrays)}
-        write_atomically(path, to_json(record))
+        """Keep the numbers of one evaluation of a finished run and, at half precision, its arrays."""
+        run = self.load_run(run_id)
+        assert run, f"run {run_id} is not there: it cannot have been evaluated"
+        path, content = self._evaluation(run_id, evaluation), pack(arrays)
+        write_atomically(path.with_suffix(".npz"), content)
+        record = {
+            "evaluation": evaluation.model_dump(mode="json"),
+            "metrics": metrics,
+            "arrays_sha256": _sha256(content),
+            "weights_sha256": run["weights_sha256"],
+        }
+        write_atomically(path, _seal(record, f"{run_id}/{path.stem}"))
 
     def load_evaluation(self, run_id: str, evaluation: Evaluation) -> dict[str, Any] | None:
-        """Return the numbers of one evaluation, None if it has not been made, or its arrays are gone."""
-        path = self._evaluation(run_id, evaluation)
-        record = _read_json(path, _EvaluationRecord)
-        if record is None:
-            return None
-        if record["evaluation"] != evaluation.model_dump(mode="json") or not _holds(path, record["arrays"]):
-            log.warning("%s is that of another evaluation, or its arrays are gone: making it again", path)
-            return None
-        return record["metrics"]
+        """Return the numbers of one evaluation, None if it has not been made of the run as `load_run` returns it."""
+        found = self._find(run_id, evaluation)
+        return found.metrics if found else None
 
     def load_arrays(self, run_id: str, evaluation: Evaluation) -> Arrays:
         """Return the arrays of one evaluation; empty if it has none."""
-        data = _read(self._evaluation(run_id, evaluation).with_suffix(".safetensors"))
-        try:
-            return load_arrays(data) if data else {}
-        except SafetensorError:
-            log.warning("the arrays of run %s are damaged: leaving them out", run_id)
-            return {}
+        found = self._find(run_id, evaluation)
+        return unpack(found.arrays, found.prefix) if found else {}
 
     def save_classifier(self, classifier_id: str, weights: bytes) -> None:
         """Keep a trained classifier, with the sum of its bytes in its name's sidecar."""
-        write_atomically(self._classifier(classifier_id), weights)
-        write_atomically(self._classifier(classifier_id).with_suffix(".json"), to_json({"sha256": _sha256(weights)}))
+        path = self._classifier(classifier_id)
+        write_atomically(path, weights)
+        write_atomically(path.with_suffix(".json"), _seal({"weights_sha256": _sha256(weights)}, classifier_id))
 
     def load_classifier(self, classifier_id: str) -> bytes | None:
         """Return the weights of a trained classifier, None if there is none or it is damaged."""
-        record = _read_json(self._classifier(classifier_id).with_suffix(".json"), _ClassifierRecord)
-        weights = _read(self._classifier(classifier_id)) if record else None
-        return weights if record and weights and _sha256(weights) == record["sha256"] else None
+        path = self._classifier(classifier_id)
+        record = _read_record(path.with_suffix(".json"), classifier_id)
+        weights = _read(path) if record else None
+        return weights if record and weights and _sha256(weights) == record["weights_sha256"] else None
+
+    def publish(self, run_id: str, evaluations: Iterable[Evaluation], folder: Path, weights: bool = False) -> bool:
+        """Write a run with these evaluations, as far as it is here, into a results folder; say whether it was whole.
+
+        Parameters
+        ----------
+        weights : write its weights too, if they are here.
+        """
+        run = self.load_run(run_id)
+        found = {_name(evaluation): (evaluation, self._find(run_id, evaluation)) for evaluation in evaluations}
+        if run is None or any(kept is None for _, kept in found.values()):
+            return False
+        arrays: Arrays = {}
+        parts = {}
+        for name, (evaluation, kept) in sorted(found.items()):
+            assert kept
+            parts[name] = {"evaluation": evaluation.model_dump(mode="json"), "metrics": kept.metrics}
+            arrays |= {f"{name}/{key}": array for key, array in _small(unpack(kept.arrays, kept.prefix)).items()}
+        content = pack(arrays)
+        record = {**run, "evaluations": parts, "arrays_sha256": _sha256(content)}
+        path = folder / "runs" / f"{run_id}.json"
+        write_atomically(path.with_suffix(".npz"), content)
+        write_atomically(path, _seal(record, f"{run_id}/published"))
+        model = self.load_weights(run_id) if weights else None
+        if model is not None:
+            write_atomically(folder / "weights" / f"{run_id}.safetensors", model)
+        return True
+
+    def _find(self, run_id: str, evaluation: Evaluation) -> Evaluated | None:
+        """Return an evaluation of the run that `load_run` returns: numbers of two trainings are never mixed."""
+        run = self.load_run(run_id)
+        if run is None:
+            return None
+        path, name = self._evaluation(run_id, evaluation), _name(evaluation)
+        record = _read_record(path, f"{run_id}/{name}")
+        candidates = [(path, record, record["metrics"], "")] if record else []
+        for file, published in self._published(run_id):
+            if name in published["evaluations"]:
+                candidates.append((file, published, published["evaluations"][name]["metrics"], f"{name}/"))
+        for file, found, metrics, prefix in candidates:
+            if found["weights_sha256"] != run["weights_sha256"]:
+                continue
+            arrays = _read(file.with_suffix(".npz"))
+            if arrays is not None and _sha256(arrays) == found["arrays_sha256"]:
+                return Evaluated(metrics, arrays, prefix)
+            log.warning("the arrays beside %s are gone or damaged: making the evaluation again", file)
+        return None
+
+    def _published(self, run_id: str, kind: str = "runs") -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Yield the files of a published run, with its record."""
+        for runs in sorted(self.results.glob("*/runs")) if self.results else ():
+            record = _read_record(runs / f"{run_id}.json", f"{run_id}/published")
+            if record and kind == "runs":
+                yield runs / f"{run_id}.json", record
+            elif record:
+                yield runs.parent / "weights" / f"{run_id}.safetensors", record
 
     def _run(self, run_id: str) -> Path:
         return self.root / "runs" / run_id
 
     def _evaluation(self, run_id: str, evaluation: Evaluation) -> Path:
-        return self._run(run_id) / f"{type(evaluation).__name__}-{evaluation.fingerprint()}.json"
+        return self._run(run_id) / f"{_name(evaluation)}.json"
 
     def _classifier(self, classifier_id: str) -> Path:
         return self.root / "classifiers" / f"{classifier_id}.safetensors"
+
+
+def unpublish(folder: Path, keep: set[str]) -> None:
+    """Remove from a results folder the published runs of other ids; what is not one is left alone."""
+    for path in (folder / "runs").glob("*.json"):
+        if path.stem not in keep and _read_record(path, f"{path.stem}/published"):
+            for file in (folder / "weights" / f"{path.stem}.safetensors", path.with_suffix(".npz"), path):
+                file.unlink(missing_ok=True)
 
 
 def run_id(config: RunConfig | PixelConfig | ClassifierConfig, data_checksum: str) -> str:
@@ -204,8 +259,69 @@ def write_atomically(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def pack(arrays: Arrays) -> bytes:
+    """Return arrays as one compressed .npz: floats at half precision if it spans them, zeros and ones as bits."""
+    entries: Arrays = {}
+    for name, array in arrays.items():
+        if array.dtype == np.uint8 and array.size and array.max() <= 1:
+            entries |= {f"{name}.bits": np.packbits(array), f"{name}.shape": np.array(array.shape)}
+        elif array.dtype.kind == "f" and np.abs(array).max(initial=0) < np.finfo(np.float16).max:
+            entries[name] = array.astype(np.float16)
+        else:
+            entries[name] = array
+    file = io.BytesIO()
+    np.savez_compressed(file, allow_pickle=False, **entries)
+    return file.getvalue()
+
+
+def unpack(content: bytes, prefix: str = "") -> Arrays:
+    """Return the arrays that `pack` was given whose names begin with `prefix`, without it."""
+    arrays: Arrays = {}
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        for entry in [entry for entry in file.files if entry.startswith(prefix) and not entry.endswith(".shape")]:
+            array, name = file[entry], entry.removeprefix(prefix)
+            if name.endswith(".bits"):
+                name = name.removesuffix(".bits")
+                shape = file[f"{prefix}{name}.shape"]
+                array = np.unpackbits(array, count=int(shape.prod())).reshape(shape)
+            arrays[name] = array.astype(np.float32) if array.dtype == np.float16 else array
+    return arrays
+
+
+def _small(arrays: Arrays) -> Arrays:
+    """Leave out codes that are drawn nowhere: those that are not two-dimensional, and their labels."""
+    z = arrays.get("z")
+    undrawn = ("z", "labels") if z is not None and z.ndim == 2 and z.shape[1] != 2 else ()
+    return {name: array for name, array in arrays.items() if name not in undrawn}
+
+
+def _name(evaluation: Evaluation) -> str:
+    return f"{type(evaluation).__name__}-{evaluation.fingerprint()}"
+
+
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _seal(record: dict[str, Any], place: str) -> bytes:
+    """Return a record as JSON with a checksum over its content, this version and the place that it belongs to."""
+    return to_json({**record, "sha256": _sha256(to_json([record, place, FORMAT]))})
+
+
+def _read_record(path: Path, place: str) -> dict[str, Any] | None:
+    """Return the record of a file, None if there is none that is, to the bit, what was written for this place."""
+    content = _read(path)
+    if content is None:
+        return None
+    try:
+        record = json.loads(content)
+        del record["sha256"]
+        whole = _seal(record, place) == content
+    except (ValueError, TypeError, KeyError, RecursionError):
+        whole = False
+    if not whole:
+        log.warning("%s is damaged, of another version or another run's: making it again", path)
+    return record if whole else None
 
 
 def _read(path: Path) -> bytes | None:
@@ -216,27 +332,3 @@ def _read(path: Path) -> bytes | None:
     except OSError as error:
         log.warning("cannot read %s (%s): making it again", path, error.strerror)
         return None
-
-
-def _read_json(path: Path, model: type[_Record]) -> dict[str, Any] | None:
-    content = _read(path)
-    if content is None:
-        return None
-    try:
-        record = json.loads(content)
-        model.model_validate(record)
-    except (ValueError, RecursionError):  # pydantic's errors are ValueErrors
-        log.warning("%s is damaged or of another version: making it again", path)
-        return None
-    return record
-
-
-def _holds(path: Path, arrays: list[str]) -> bool:
-    """Say whether the arrays of an evaluation are there: header and length of the file, not every bit."""
-    if not arrays:
-        return True
-    try:
-        with safe_open(path.with_suffix(".safetensors"), framework="numpy") as file:
-            return sorted(file.keys()) == arrays
-    except (OSError, SafetensorError):
-        return False

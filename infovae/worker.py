@@ -1,27 +1,47 @@
-"""What a worker of a sweep does: train a model, evaluate one, train a classifier. Knows nothing of the store.
+"""What a worker of a sweep does: train a model and evaluate it, or train a classifier. Knows nothing of the store.
 
-Arguments and results travel over Dask's connections: settings, tensors of data, weights as bytes.
+Arguments and results travel over Dask's connections. What is finished on the way, a checkpoint, a trained model, an
+evaluation, waits here as a parcel until the driver, told by an event, takes it: Dask's scheduler keeps events.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
-from collections.abc import Callable
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
-from infovae.config import ClassifierConfig, Evaluation, PixelConfig, RunConfig
+from infovae.config import ClassifierConfig, Evaluation, PixelConfig, RunConfig, SampleEvaluation
 
 if TYPE_CHECKING:
     import torch
+    from distributed import Worker
 
     from infovae.data import ImageData
     from infovae.training import Training
 
 log = logging.getLogger(__name__)
 
-PROGRESS_TOPIC = "infovae-progress"
+TOPIC = "infovae"
+"""Of the events that say how far a job is, and that it has a parcel."""
+
+Parcels = dict[str | int, Any]
+"""What a job has made, by name: `checkpoint` (steps, state), `run` (weights and record), `classifier`
+(weights), and, by its place in the job's list, an evaluation: metrics and arrays, or the reason why it failed."""
+
+_parcels: dict[str, Parcels] = {}
+_lock = threading.Lock()
+
+
+class Abandoned(RuntimeError):
+    """A job that nobody waits for any more."""
+
+
+def take(job: str) -> Parcels:
+    """Return what a job has made since this was last called."""
+    with _lock:
+        return _parcels.pop(job, {})
 
 
 def keep(data: ImageData) -> ImageData:
@@ -29,25 +49,59 @@ def keep(data: ImageData) -> ImageData:
     return data
 
 
-def train(config: RunConfig | PixelConfig, data: ImageData, state: bytes | None = None) -> tuple[bytes, dict[str, Any]]:
-    """Train a model, from `state` on if given; return its weights in safetensors format, its history and seconds."""
+def do_run(
+    job: str,
+    data: ImageData,
+    config: RunConfig | PixelConfig,
+    evaluations: list[Evaluation],
+    weights: bytes | None,
+    state: bytes | None,
+    classifiers: dict[ClassifierConfig, bytes | None],
+    checkpoint_seconds: float,
+) -> Parcels:
+    """Train a model, from `state` on if given, unless there are weights; then evaluate it. Return the last parcels."""
+    if weights is None:
+        weights, training = train(job, data, config, state, checkpoint_seconds)
+        _post(job, "run", (weights, training), tell=bool(evaluations))
+    for number, evaluation in enumerate(evaluations):
+        classifier = None
+        if isinstance(evaluation, SampleEvaluation) and evaluation.classifier:
+            classifier = classifiers[evaluation.classifier]
+        try:
+            parcel: Any = evaluate(evaluation, config, weights, data, classifier)
+        except Exception as error:  # whatever one raises: the model and the other evaluations are kept
+            parcel = f"{type(error).__name__}: {error}"
+        _post(job, number, parcel, tell=number + 1 < len(evaluations))
+    return take(job)
+
+
+def train(
+    job: str, data: ImageData, config: RunConfig | PixelConfig, state: bytes | None, checkpoint_seconds: float
+) -> tuple[bytes, dict[str, Any]]:
+    """Train a model, from `state` on if given; return its weights in safetensors format and its record."""
     from safetensors.torch import save
 
-    if isinstance(config, PixelConfig):
-        return save({}), {"history": [], "train_seconds": 0.0}
-    run = _advance(config, data, config.steps, state)
-    weights = {name: tensor.contiguous() for name, tensor in run.model.state_dict().items()}
-    return save(weights), {"history": run.history, "train_seconds": run.seconds}
-
-
-def train_until(config: RunConfig, data: ImageData, until: int, state: bytes | None = None) -> bytes:
-    """Train the first `until` steps, from `state` on if given; return the state of the run in progress."""
     from infovae import checkpoint
 
-    return checkpoint.to_bytes(_advance(config, data, until, state))
+    if isinstance(config, PixelConfig):
+        return save({}), {"history": [], "train_seconds": 0.0, "precision": "float32"}
+    run = _begin(config, data, state)
+    kept, stride = time.monotonic(), 1
+    while run.step < config.steps:
+        start = time.monotonic()
+        run.advance(min(run.step + stride, config.steps))
+        now = time.monotonic()
+        stride = max(1, min(2 * stride, int(0.1 * checkpoint_seconds * stride / (now - start))))
+        _require_wanted()
+        _tell({"job": job, "step": run.step, "loss": run.history[-1]["loss"] if run.history else None})
+        if now - kept >= checkpoint_seconds and run.step < config.steps:
+            _post(job, "checkpoint", (run.step, checkpoint.to_bytes(run)))
+            kept = now
+    weights = {name: tensor.contiguous() for name, tensor in run.model.state_dict().items()}
+    return save(weights), {"history": run.history, "train_seconds": run.seconds, "precision": run.precision}
 
 
-def _advance(config: RunConfig, data: ImageData, until: int, state: bytes | None) -> Training:
+def _begin(config: RunConfig, data: ImageData, state: bytes | None) -> Training:
     from infovae import checkpoint
     from infovae.training import Training
 
@@ -58,25 +112,23 @@ def _advance(config: RunConfig, data: ImageData, until: int, state: bytes | None
         except checkpoint.CheckpointError as error:
             log.warning("a checkpoint cannot be gone on from (%s): training from the beginning", error)
             run = Training(config, data, _worker_device())
-    run.advance(until, _reporter(run.step, until))
     return run
 
 
 def evaluate(
     evaluation: Evaluation,
     config: RunConfig | PixelConfig,
-    training: bytes | tuple[bytes, dict[str, Any]],
+    weights: bytes,
     data: ImageData,
     classifier: bytes | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Evaluate a model given as weights, or as the result of `train`; return metrics and arrays by name."""
+    """Evaluate a model, given as weights; return metrics and arrays by name."""
     from safetensors.torch import load
 
     from infovae import evaluation as evaluations
     from infovae.model import PixelModel, build_model
 
     device = _worker_device()
-    weights = training if isinstance(training, bytes) else training[0]
     if isinstance(config, PixelConfig):
         return evaluations.evaluate(evaluation, config, PixelModel(), data, device)
     model = build_model(config, tuple(data.train_images.shape[1:])).to(device)  # type: ignore[arg-type]
@@ -90,8 +142,8 @@ def evaluate(
     return evaluations.evaluate(evaluation, config, model.eval(), data, device, classifier)
 
 
-def train_classifier(config: ClassifierConfig, data: ImageData) -> bytes:
-    """Train a classifier; return its weights in safetensors format."""
+def do_classifier(job: str, data: ImageData, config: ClassifierConfig) -> Parcels:
+    """Train a classifier; return its weights in safetensors format, as a parcel."""
     from safetensors.torch import save
 
     from infovae.evaluation import samples
@@ -104,35 +156,53 @@ def train_classifier(config: ClassifierConfig, data: ImageData) -> bytes:
         learning_rate=config.learning_rate,
         seed=config.seed,
         device=_worker_device(),
-        progress=_reporter(0, config.steps),
+        progress=lambda step, loss: _tell({"job": job, "step": step, "loss": loss}),
     )
-    return save({name: tensor.contiguous() for name, tensor in classifier.state_dict().items()})
+    return {"classifier": save({name: tensor.contiguous() for name, tensor in classifier.state_dict().items()})}
 
 
-def _reporter(first: int, until: int) -> Callable[[int, float], None]:
-    """Return a function that tells the driver how far this worker's job, the steps from `first` to `until`, is."""
-    from distributed import get_worker
+def _post(job: str, name: str | int, parcel: Any, tell: bool = True) -> None:
+    with _lock:
+        _parcels.setdefault(job, {})[name] = parcel
+    if tell:
+        _tell({"job": job, "parcel": name})
+
+
+def _tell(message: dict[str, Any]) -> None:
+    worker = _dask_worker()
+    if worker:
+        worker.log_event(TOPIC, {**message, "worker": worker.address})
+
+
+def _require_wanted() -> None:
+    """Raise Abandoned when the driver has given up this worker's task, or is gone: Dask does not stop a thread."""
     from distributed.worker import thread_state
 
-    worker, key = get_worker(), getattr(thread_state, "key", "")
-
-    def report(step: int, loss: float) -> None:
-        share = (step - first) / (until - first)
-        worker.log_event(PROGRESS_TOPIC, {"key": key, "share": share, "step": step, "loss": loss})
-
-    return report
+    worker = _dask_worker()
+    task = worker.state.tasks.get(thread_state.key) if worker else None
+    if worker and (task is None or task.state == "cancelled"):
+        raise Abandoned
 
 
 def _worker_device() -> torch.device:
     """Return this worker's device: the GPUs are dealt out to the workers in turn, to several if they are more."""
     import torch
-    from distributed import get_worker
 
     from infovae.training import choose_device
 
     torch.set_num_threads(1)
-    device = choose_device()
-    if device.type == "cuda" and os.environ.get("INFOVAE_DEVICE", "") in ("", "cuda"):
-        number = next(itertools.chain((int(n) for n in [str(get_worker().name)] if n.isdecimal()), [0]))
-        device = torch.device("cuda", number % torch.cuda.device_count())
+    device, worker = choose_device(), _dask_worker()
+    if worker and device.type == "cuda" and os.environ.get("INFOVAE_DEVICE", "") in ("", "cuda"):
+        name = str(worker.name)
+        device = torch.device("cuda", int(name) % torch.cuda.device_count() if name.isdecimal() else 0)
     return device
+
+
+def _dask_worker() -> Worker | None:
+    """Return the worker that this runs on, None where a job is done without a cluster."""
+    from distributed import get_worker
+
+    try:
+        return get_worker()
+    except ValueError:
+        return None

@@ -1,16 +1,17 @@
 """Shared by the tests: the embedded digits, and a store and results folder of each test's own."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
+from infovae.cluster import Job
 from infovae.config import RunConfig
 from infovae.data import ImageData, load
-from infovae.store import Store
+from infovae.store import Store, StoreError
 
 settings.register_profile("shared-machine", deadline=None)  # a slow machine is not a failing test
 settings.load_profile("shared-machine")
@@ -39,6 +40,33 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setenv("INFOVAE_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("INFOVAE_DEVICE", "cpu")
     return Store()
+
+
+def execute_here(
+    jobs: dict[str, Job], load: Callable[[str], ImageData], report: Callable[[set[str]], None]
+) -> dict[str, str]:
+    """Do the jobs of a sweep in this process, one after the other, in place of `cluster.execute`."""
+    failures, left = {}, set(jobs)
+    report(left)
+    for key, job in sorted(jobs.items(), key=lambda item: item[1].rank):
+        assert not job.needs & left
+        try:
+            reasons = job.keep(job.function(key, load(job.dataset), **job.prepare()))
+        except StoreError:
+            raise
+        except Exception as error:
+            reasons = [f"{type(error).__name__}: {error}"]
+        if reasons:
+            failures[key] = "; ".join(reasons)
+        left.discard(key)
+        report(left)
+    return failures
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweeps start no cluster."""
+    monkeypatch.setattr("infovae.sweep.execute", execute_here)
 
 
 def tiny(**changes: object) -> RunConfig:

@@ -78,12 +78,11 @@ UNUSABLE = {
 def test_run_starts_again_where_its_checkpoint_cannot_be_used(
     kind: str, digits: ImageData, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(worker, "_reporter", lambda first, until: lambda step, loss: None)
-    monkeypatch.setattr(worker, "_worker_device", lambda: CPU)
+    monkeypatch.setenv("INFOVAE_DEVICE", "cpu")
     run = Training(tiny(), digits, CPU)
     run.advance(5)
     state = UNUSABLE[kind](checkpoint.to_bytes(run))
-    weights, training = worker.train(tiny(), digits, state)
+    weights, training = worker.train("job", digits, tiny(), state, checkpoint_seconds=60)
     assert "training from the beginning" in caplog.text
     whole = train(tiny(), digits, CPU)
     assert [row["loss"] for row in training["history"]] == [row["loss"] for row in whole.history]
