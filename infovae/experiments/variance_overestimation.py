@@ -113,7 +113,7 @@ def plot_spread(runs: pd.DataFrame) -> Captioned:
             style = {**plotting.look(objective), "ls": "--", "lw": 1, "ms": 4, "mfc": "white"}
             ax.plot(theirs["n_train"], theirs["log_det_cov_total"] / AUTHORS_DIM, **style)
         plotting.ideal(ax, 0, "match")
-        sizes = sorted({*runs["n_train"], *(curves["n_train"] if kind == "none" else ())})
+        sizes = sorted({*runs["n_train"], *(curves["n_train"] if "none" in kinds else ())})
         ax.set_xscale("log")
         ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
         ax.minorticks_off()
