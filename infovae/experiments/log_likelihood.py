@@ -42,6 +42,7 @@ class LogLikelihood(ImageExperiment):
     n_images: Annotated[int, Field(strict=True, ge=2, le=10_000)] = 50
     n_draws: Draws = 100
     fit_steps: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 100
+    n_searched: Annotated[int, Field(strict=True, ge=0, le=10_000)] = 10
 
     def wanted(self) -> Wanted:
         """Return one run per seed and objective, with its likelihood; the control has no code to evaluate."""
@@ -49,6 +50,7 @@ class LogLikelihood(ImageExperiment):
             n_images=self.n_images,
             n_draws=self.n_draws,
             fit_steps=self.fit_steps,
+            n_searched=self.n_searched,
         )
         choices = product(seed=self.seeds, objective=self.objectives)
         control = {"latent_dim": 0}

@@ -77,7 +77,7 @@ class VarianceOverestimation(Experiment):
 
     def wanted(self) -> Wanted:
         """Return one run per seed, kind of pixels, size and objective, with codes, samples and likelihood evaluated."""
-        likelihood = LikelihoodEvaluation(n_images=self.n_likelihood, n_train_images=self.n_likelihood)
+        likelihood = LikelihoodEvaluation(n_images=self.n_likelihood, n_train_images=self.n_likelihood, n_searched=0)
         samples = SampleEvaluation.for_dataset(self.dataset, self.n_samples)
         choices = product(
             seed=self.seeds, binarization=self.binarizations, n_train=self.n_trains, objective=self.objectives
