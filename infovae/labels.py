@@ -106,7 +106,7 @@ LABELS = {
     "elbo_rate": "its KL term, nats",
     "nll_searched": f"{_NLL}, with fits from elsewhere, on a few images",
     "nll_missed": "nats that the fit missed on these",
-    "nll_missed_std_error": "its sampling error over images, nats",
+    "nll_missed_std_error": "sampling error of what was missed, nats",
 }
 
 

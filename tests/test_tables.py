@@ -34,6 +34,7 @@ def test_mean_and_interval_stand_in_one_cell() -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_every_column_that_a_reader_sees_has_words_of_its_own(name: str) -> None:
+    assert len(set(LABELS.values())) == len(LABELS)
     cls = experiment_class(name)
     assert {*cls.conditions, *cls.metrics} - {"objective", "variant", "rate"} <= set(LABELS)
 
