@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from infovae.networks import Decoder
+from infovae.networks import Decoder, Float32Linear, dtype_of
 
 FIRST_REACH = 3
 """How many pixels the first layer's 7x7 window reaches in each direction."""
@@ -52,13 +52,15 @@ class GatedPixelCNN(Decoder):
         self.n_layers, self.n_channels, self.receptive_radius = n_layers, n_channels, n_layers - 1 + FIRST_REACH
         c, reach = n_channels, FIRST_REACH
         further = range(n_layers - 1)
-        vertical = (nn.Conv2d(c, 2 * c, (2, 3), padding=(0, 1)) for _ in further)
-        self.vertical = nn.ModuleList([nn.Conv2d(1, 2 * c, (reach, 2 * reach + 1)), *vertical])  # type: ignore[assignment]
-        horizontal = (nn.Conv2d(c, 2 * c, (1, 2)) for _ in further)
-        self.horizontal = nn.ModuleList([nn.Conv2d(1, 2 * c, (1, reach)), *horizontal])  # type: ignore[assignment]
+        first = nn.Conv2d(1, 2 * c, (reach, 2 * reach + 1), bias=False)
+        vertical = (nn.Conv2d(c, 2 * c, (2, 3), padding=(0, 1), bias=False) for _ in further)
+        self.vertical = nn.ModuleList([first, *vertical])  # type: ignore[assignment]
+        horizontal = (nn.Conv2d(c, 2 * c, (1, 2), bias=False) for _ in further)
+        self.horizontal = nn.ModuleList([nn.Conv2d(1, 2 * c, (1, reach), bias=False), *horizontal])  # type: ignore[assignment]
         self.from_vertical = nn.ModuleList(nn.Conv2d(c, 2 * c, 1, bias=False) for _ in range(n_layers))  # type: ignore[assignment]
         self.after_gate = nn.ModuleList(nn.Conv2d(c, c, 1) for _ in range(n_layers))  # type: ignore[assignment]
-        self.from_z = nn.Linear(latent_dim, 2 * n_layers * 2 * c, bias=False) if latent_dim else None
+        self.biases = nn.Parameter(torch.zeros(n_layers, 2, 2 * c))
+        self.from_z = Float32Linear(latent_dim, n_layers * 2 * 2 * c, bias=False) if latent_dim else None
         self.hidden = nn.Conv2d(c, c, 1)
         self.to_logit = nn.Conv2d(c, 1, 1)
         # tanh(a) * sigmoid(b) is a / 2 for small a and b: with this gain a signal survives the vertical stack
@@ -71,7 +73,7 @@ class GatedPixelCNN(Decoder):
         The activations and logits have the precision of the weights, whatever that of x and z.
         """
         reach = FIRST_REACH
-        x = x.to(self.to_logit.weight.dtype)
+        x = x.to(dtype_of(self))
         # Inputs are padded on the causal side only. Padding both sides would mean cropping pre-activations, whose
         # gradient is slower than the copy that padding makes, or carrying one row or column more in every layer.
         v, h = F.pad(x, (reach, reach, reach, -1)), F.pad(x, (reach, -1))
@@ -101,11 +103,11 @@ class GatedPixelCNN(Decoder):
         """
         n, _, height, width = uniforms.shape
         c, reach = self.n_channels, FIRST_REACH
-        shifts = self._shifts(z, self.to_logit.weight.dtype)
+        shifts = self._shifts(z, dtype_of(self))
         layers = self._pixel_layers([shift_h for _, shift_h in shifts])
         hidden, to_logit = _affine(self.hidden), _affine(self.to_logit)
         # image with a margin of zeros above, left and right, so that every window is a plain slice
-        canvas = self.to_logit.weight.new_zeros(n, 1, height + reach, width + 2 * reach)
+        canvas = z.new_zeros(n, 1, height + reach, width + 2 * reach, dtype=dtype_of(self))
         above = [canvas.new_zeros(n, c, 1, width) for _ in layers]
         # Of every layer one row, h v h v ... h: its input h at the pixel before, the vertical stack's output v at this
         # pixel, its input h at this pixel, and so on. The three that a pixel reads lie side by side.
@@ -128,11 +130,13 @@ class GatedPixelCNN(Decoder):
         return canvas[:, :, reach:, reach : reach + width].to(z.dtype).contiguous()
 
     def _shifts(self, z: Tensor, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
-        """Return what z adds to each layer's pre-activations, vertical and horizontal: n_layers pairs of (n, 2 c)."""
-        if self.from_z is None:
-            shifts = z.new_zeros(len(z), self.n_layers, 2, 2 * self.n_channels)
-        else:
-            shifts = F.linear(z, self.from_z.weight.to(z.dtype)).unflatten(1, (self.n_layers, 2, -1))
+        """Return what z and the biases add to each layer's pre-activations: n_layers pairs of (n, 2 c).
+
+        The first of a pair is for the vertical stack, the second for the horizontal one.
+        """
+        shifts = self.biases.expand(len(z), -1, -1, -1)
+        if self.from_z is not None:
+            shifts = shifts + self.from_z(z).unflatten(1, self.biases.shape)
         return [(pair[:, 0], pair[:, 1]) for pair in shifts.to(dtype).unbind(1)]
 
     def _pixel_layers(self, shifts: list[Tensor]) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
@@ -142,11 +146,9 @@ class GatedPixelCNN(Decoder):
         """
         layers = []
         for layer, shift in enumerate(shifts):
-            conv = self.horizontal[layer]
-            taps = [tap[:, :, 0] for tap in conv.weight.unbind(3)]
+            taps = [tap[:, :, 0] for tap in self.horizontal[layer].weight.unbind(3)]
             taps.insert(1 if layer else len(taps), self.from_vertical[layer].weight[:, :, 0, 0])
-            assert conv.bias is not None
-            layers.append((shift + conv.bias, torch.cat(taps, dim=1).T, *_affine(self.after_gate[layer])))
+            layers.append((shift, torch.cat(taps, dim=1).T, *_affine(self.after_gate[layer])))
         return layers
 
 
