@@ -330,7 +330,7 @@ def test_cluster_without_workers_is_waited_for_and_one_that_is_lost_ends_the_swe
         process.kill()
 
     threading.Thread(target=join_and_die).start()
-    with pytest.raises(RuntimeError, match="the scheduler is gone: stopped. Finished runs, .* are kept"):
+    with pytest.raises(RuntimeError, match=r"the scheduler is gone: stopped. Finished runs, .* are kept"):
         sweep([Task(tiny(steps=1_000_000)), Task(tiny(steps=999_999))], store)
     process.wait()
     assert not caplog.records and "Traceback" not in shown.getvalue()
