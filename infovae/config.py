@@ -240,6 +240,8 @@ class RunConfig(Settings):
             if name == "averaged_elbo":
                 beta = PIXELS / dim if isinstance(dim, int) and dim > 0 else 1.0  # a wrong latent_dim is refused below
                 preset = {**preset, "alpha": 1 - beta, "lambda_": beta}
+            if values.get("kernel", "rbf") not in ("rbf", None):  # the preset's bandwidth is that of its own kernel
+                preset = {name: value for name, value in preset.items() if name != "bandwidth"}
             values = {**preset, **{name: value for name, value in values.items() if value is not None}}
         return values
 
@@ -255,6 +257,8 @@ class RunConfig(Settings):
                 f"objective {self.objective!r} has no divergence, so alpha + lambda_ must be 1, "
                 f"got alpha={self.alpha:g}, lambda_={self.lambda_:g}; choose an objective with one, such as 'mmd'"
             )
+        if self.kernel != "rbf" and self.bandwidth != "paper":
+            raise ValueError(f"kernel {self.kernel!r} has no bandwidth: leave it out, got {self.bandwidth!r}")
         if self.lambda_start is not None and not 0 < self.lambda_start <= self.lambda_:
             raise ValueError(f"lambda_start must lie in (0, lambda_={self.lambda_:g}], got {self.lambda_start:g}")
         if self.lambda_start is not None and self.lambda_start + self.alpha - 1 < 0:

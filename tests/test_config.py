@@ -66,6 +66,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"objective": "mmmd"}, "mmd"),
     ({"receptive_radius": 3, "pixelcnn_layers": 3}, "receptive_radius must exceed"),
     ({"objective": "mmd", "lambda_start": 2000.0}, "lambda_start"),
+    ({"objective": "mmd", "kernel": "imq", "bandwidth": "prior"}, "kernel 'imq' has no bandwidth"),
     ({"binarization": "none"}, "binarization 'none' .* needs decoder 'conv' or 'dense'"),
     ({"conditioning": "spatial", "decoder": "conv"}, "conditioning 'spatial' needs decoder 'pixelcnn'"),
     ({"latnet_dim": 3}, "extra"),
@@ -76,6 +77,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_refusals_say_what_is_allowed(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         RunConfig(**values)
+
+
+@pytest.mark.parametrize("kernel", ["imq", "energy"])
+def test_other_kernels_drop_the_presets_bandwidth(kernel: str) -> None:
+    assert RunConfig(objective="mmd", kernel=kernel).bandwidth == "paper"  # type: ignore[arg-type]
 
 
 def test_configurations_are_frozen() -> None:
