@@ -88,6 +88,8 @@ def load_published(folder: Path) -> dict[str, tuple[Experiment, pd.DataFrame]]:
             continue
         try:
             parameters = json.loads((source / "parameters.json").read_text(encoding="utf-8"))
+            if not isinstance(parameters, dict):
+                raise ValueError(f"parameters.json holds no valid dictionary but a {type(parameters).__name__}")
             runs = pd.read_csv(source / "runs.csv")
             missing = {"run_id", "status", "seed"} - set(runs.columns)
             experiment = make_experiment(name, parameters)
