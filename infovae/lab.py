@@ -21,7 +21,7 @@ def start() -> None:
 
 def command() -> list[str]:
     """Return the command line of JupyterLab, rooted at the project."""
-    first = min(path.name for path in SOURCE.glob("01*.ipynb"))
+    first = min(path.name for path in SOURCE.glob("0[1-9]*.ipynb"))
     options = {
         "ServerApp.root_dir": str(PROJECT_ROOT),
         "LabApp.default_url": f"/lab/tree/{SOURCE.name}/{first}",

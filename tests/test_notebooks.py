@@ -437,7 +437,7 @@ def run_all(content: dict[str, Any]) -> None:
         cell["metadata"] |= {"trusted": True, "scrolled": True, "execution": {"iopub.status.busy": "2026"}}
         if cell["cell_type"] == "code":
             cell["execution_count"] = number + 1
-            cell["outputs"] = [nbformat.v4.new_output("stream", text="much")]
+            cell["outputs"] = [nbformat.v4.new_output("stream", text="printed in a cell")]
     content["metadata"]["kernelspec"]["display_name"] = "Python 3 (ipykernel)"
     content["metadata"]["language_info"] = {"name": "python", "version": "3.11.2"}
 
@@ -458,7 +458,7 @@ def test_saving_in_jupyterlab_keeps_a_source_notebook_clean(
     assert Path(copy).read_bytes() == source.read_bytes()
     model["content"]["cells"][0]["source"] = "changed"
     contents.save(model, f"notebooks/{source.name}")
-    assert b'"changed"' in Path(copy).read_bytes() and b"much" not in Path(copy).read_bytes()
+    assert b'"changed"' in Path(copy).read_bytes() and b"printed in a cell" not in Path(copy).read_bytes()
     (tmp_path / "results").mkdir()
     run_all(model["content"])
     contents.save(model, "results/mine.ipynb")
@@ -477,7 +477,7 @@ def test_jupyterlab_serves_the_project_and_opens_the_first_notebook(tmp_path: Pa
         )
     try:
         url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
-        while "/lab/tree/notebooks/01_" not in (tmp_path / "log").read_text():
+        while "/lab/tree/notebooks/0" not in (tmp_path / "log").read_text():
             assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
             time.sleep(0.2)
         with urllib.request.urlopen(f"{url}/api/contents/results?token=t") as answer:
