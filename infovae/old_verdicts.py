@@ -137,7 +137,9 @@ def _pivot(runs: pd.DataFrame, values: pd.Series, *conditions: str) -> pd.DataFr
     values = values.where(runs["status"] == "done")
     index = [runs[name] for name in ("seed", *conditions, "objective")]
     indexed = values.set_axis(pd.MultiIndex.from_arrays(index))
-    return indexed[~indexed.index.duplicated()].unstack("objective")  # of settings told apart by other columns the first
+    return indexed[~indexed.index.duplicated()].unstack(
+        "objective"
+    )  # of settings told apart by other columns the first
 
 
 def _by_condition(runs: pd.DataFrame, metric: str, dims: Dims = "all", used_only: bool = False) -> pd.DataFrame:

@@ -65,7 +65,9 @@ def to_markdown(frame: pd.DataFrame) -> str:
 def show_table(readable: pd.DataFrame, identity: str = "table") -> Styler:
     """Return a table of words for a notebook, with all of its columns; identities differ within a page."""
     left = {"text-align": "left", "vertical-align": "top"}
-    return readable.reset_index(drop=True).style.hide(axis="index").set_properties(subset=None, **left).set_uuid(identity)
+    return (
+        readable.reset_index(drop=True).style.hide(axis="index").set_properties(subset=None, **left).set_uuid(identity)
+    )
 
 
 def format_number(value: float) -> str:

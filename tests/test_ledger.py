@@ -12,7 +12,10 @@ from infovae.old_claims import CLAIMS, TUNED, ledger
 def test_ledger_is_grouped_and_no_claim_is_lost() -> None:
     groups = group_claims(claims := ledger({}))
     assert sum(len(group["rows"]) for group in groups) == len(claims)
-    assert [group["name"] for group in groups] == [*(name for name in MODULES if name not in ("tuning", "sensitivity")), "identities"]
+    assert [group["name"] for group in groups] == [
+        *(name for name in MODULES if name not in ("tuning", "sensitivity")),
+        "identities",
+    ]
     assert groups[0]["counts"] == "5 not measured" and groups[-1]["counts"] == "3 exact"
     assert set(groups[0]["frame"]["verdict"]) == {"– not measured"}
 
