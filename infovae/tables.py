@@ -49,11 +49,7 @@ def format_table(table: pd.DataFrame) -> pd.DataFrame:
             readable[column] = [
                 format_number(value) if isinstance(value, float) else str(value) for value in table[column]
             ]
-    words = [label(column) for column in readable]
-    readable.columns = pd.Index(
-        [column if words.count(word) > 1 else word for column, word in zip(readable, words, strict=True)]
-    )
-    return readable
+    return readable.rename(columns=label)
 
 
 def to_markdown(frame: pd.DataFrame) -> str:
@@ -65,9 +61,7 @@ def to_markdown(frame: pd.DataFrame) -> str:
 def show_table(readable: pd.DataFrame, identity: str = "table") -> Styler:
     """Return a table of words for a notebook, with all of its columns; identities differ within a page."""
     left = {"text-align": "left", "vertical-align": "top"}
-    return (
-        readable.reset_index(drop=True).style.hide(axis="index").set_properties(subset=None, **left).set_uuid(identity)
-    )
+    return readable.style.hide(axis="index").set_properties(subset=None, **left).set_uuid(identity)
 
 
 def format_number(value: float) -> str:
