@@ -163,12 +163,16 @@ def isolated() -> Iterator[None]:
     """Keep the user's settings of Jupyter, IPython and matplotlib out of this process and its kernels for a while."""
     import matplotlib
 
-    matplotlib.get_configdir()  # where none can be written it makes one for this process and its kernels
     kinds = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime"}
     with tempfile.TemporaryDirectory(prefix="infovae-") as private:
         folders = {name: f"{private}/{kind}" for name, kind in {**kinds, "IPYTHONDIR": "ipython"}.items()}
         nothing = dict.fromkeys(("JUPYTER_PATH", "JUPYTER_CONFIG_PATH", "PYTHONSTARTUP"), "")
-        style = {"MATPLOTLIBRC": f"{matplotlib.get_data_path()}/matplotlibrc"}  # the one that sets nothing
+        # the matplotlibrc that sets nothing; and this process's list of fonts, which it finds a place for where the
+        # user's home cannot be written
+        style = {
+            "MATPLOTLIBRC": f"{matplotlib.get_data_path()}/matplotlibrc",
+            "MPLCONFIGDIR": matplotlib.get_cachedir(),
+        }
         with environment({**folder_variables(), **folders, **nothing, **style}):
             yield
 

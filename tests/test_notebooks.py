@@ -481,7 +481,7 @@ def test_jupyterlab_serves_the_project_and_opens_the_first_notebook(tmp_path: Pa
             assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
             time.sleep(0.2)
         with urllib.request.urlopen(f"{url}/api/contents/results?token=t") as answer:
-            assert "quick" in {entry["name"] for entry in json.load(answer)["content"]}
+            assert "bench.csv" in {entry["name"] for entry in json.load(answer)["content"]}
     finally:
         process.terminate()
         process.wait(30)
