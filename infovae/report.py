@@ -270,6 +270,7 @@ def format_headline(published: dict[str, tuple[Experiment, pd.DataFrame]]) -> pd
     if not {"divergence_comparison", "semi_supervised"} <= published.keys():
         return pd.DataFrame({"objective": []})
     compared, labelled = (published[name][1] for name in ("divergence_comparison", "semi_supervised"))
+    compared = compared.drop(columns="svm_error_sampled", errors="ignore")
     runs = compared.merge(labelled[["run_id", "svm_error_sampled"]], on="run_id")
     distance = (runs["latent_dim"] - HEADLINE_DIM).abs()
     runs = runs[(runs["status"] == "done") & (distance == distance.min())].sort_values("seed", kind="stable")
