@@ -79,7 +79,7 @@ def test_every_experiment_is_published_whole(smoke: Path, name: str) -> None:
 def test_every_number_of_a_table_recomputes_from_its_runs(smoke: Path, name: str) -> None:
     folder = smoke / "results" / "smoke" / name
     experiment, runs = load_published(folder.parent)[name]
-    table = pd.read_csv(folder / "table.csv")
+    table = pd.read_csv(folder / "table.csv").fillna({"why_missing": ""})  # an empty text reads as no number
     pd.testing.assert_frame_equal(experiment.table(runs), table, check_dtype=False)
     group = table.iloc[0]
     metric = next(column for column in map(str, table.columns) if f"{column}_ci95" in table)
