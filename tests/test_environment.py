@@ -69,7 +69,7 @@ def test_every_pin_runs_on_the_oldest_python_that_is_declared() -> None:
     oldest = PROJECT["requires-python"].removeprefix(">=") + ".0"
     refused = {}
     for distribution in distributions():
-        needed = distribution.metadata["Requires-Python"] or ""
+        needed = distribution.metadata.get("Requires-Python") or ""  # some declare none: any Python will do
         name = canonicalize_name(distribution.metadata["Name"])
         if name in PINS and not SpecifierSet(needed).contains(oldest):
             refused[name] = needed
