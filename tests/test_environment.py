@@ -69,8 +69,9 @@ def test_every_pin_runs_on_the_oldest_python_that_is_declared() -> None:
     oldest = PROJECT["requires-python"].removeprefix(">=") + ".0"
     refused = {}
     for distribution in distributions():
-        needed = distribution.metadata.get("Requires-Python") or ""  # some declare none: any Python will do
-        name = canonicalize_name(distribution.metadata["Name"])
+        declared = distribution.metadata
+        needed = next(iter(declared.get_all("Requires-Python") or []), "")  # some declare none: any Python will do
+        name = canonicalize_name(declared["Name"])
         if name in PINS and not SpecifierSet(needed).contains(oldest):
             refused[name] = needed
     assert not refused
