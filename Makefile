@@ -19,7 +19,7 @@ unexport PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_REQUI
 # Modules are compiled when they are first imported and kept so; pip would spend a minute on compiling them all.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install data reproduce run report verify bench lint test stress lab clean
+.PHONY: help install data reproduce train publish run report verify bench lint test stress lab clean
 
 ## List the targets
 help:
@@ -57,6 +57,14 @@ data: .venv
 ## Train what is missing, execute every notebook, write results/PROFILE
 reproduce: .venv
 	$(RUN) reproduce --profile "$$PROFILE"
+
+## Train PROFILE in any number of sittings, the most valuable runs first; publish nothing
+train: .venv
+	$(RUN) train --profile "$$PROFILE"
+
+## Publish what is trained of PROFILE; train nothing
+publish: .venv
+	export INFOVAE_TRAIN=0; $(RUN) reproduce --profile "$$PROFILE"
 
 ## Run one EXPERIMENT with new PARAMS, into results/custom
 run: .venv

@@ -131,6 +131,17 @@ def reproduce(profile: str) -> None:
 
 
 @main.command()
+@PROFILE
+def train(profile: str) -> None:
+    """Train a profile's runs, the most valuable ones first; publish nothing. For grids of many hours."""
+    from infovae import reproduce as work
+
+    work.load_profile(profile)
+    if problems := work.train(profile):
+        raise click.ClickException("incomplete:\n" + "\n".join(problems))
+
+
+@main.command()
 @click.argument("experiment")
 @click.option("-p", "parameters", multiple=True, metavar="NAME=VALUE", help="A parameter; may be repeated.")
 @click.option("--profile", default=None, help="Start from this profile's parameters instead of the defaults.")

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infovae import __version__
-from infovae.config import PROJECT_ROOT, ParameterError, shorten, unknown_name
-from infovae.experiments import MODULES, Experiment, make_experiment, parse_value
+from infovae.config import PROJECT_ROOT, ParameterError, PixelConfig, RunConfig, shorten, unknown_name
+from infovae.experiments import HEADLINE_DIM, MODULES, Experiment, make_experiment, parse_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 PROFILES = PROJECT_ROOT / "notebooks" / "profiles"
 RECORDED_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "distributed", "papermill")
+PUBLISHED_WEIGHTS = {"smoke": (2, 10), "laptop": (2, 10)}
+"""Of which profiles, and in which latent dimensions, the comparison's models of seed 0 are published: 3.5 MB each."""
 
 
 def profile_names() -> list[str]:
@@ -90,11 +92,12 @@ def _read_yaml(text: str) -> Any:
 def reproduce(profile: str, folder: Path) -> list[str]:
     """Reproduce every experiment of a profile into `folder`; return what went wrong, one line each.
 
-    Runs that the store holds are not trained again. The report is made last, from the published runs.csv files.
+    Runs that the store holds, or that are published, are not trained again; with INFOVAE_TRAIN=0 none is trained, and
+    what lacks is said. Each notebook is published when its runs are there; the runs themselves and the report are last.
     """
     from infovae.notebooks import hold
     from infovae.store import Store
-    from infovae.sweep import merge, plan, sweep
+    from infovae.sweep import merge, plan, publish_runs, sweep
 
     experiments = load_profile(profile)
     require_settings(experiments.values())
@@ -114,8 +117,37 @@ def reproduce(profile: str, folder: Path) -> list[str]:
         tasks = [task._replace(rank=i) for i, found in enumerate(wanted.values()) for task in found]
         runs = sweep(tasks, store, publish_ready)
         problems += describe_failures(runs)
+        publish_runs(tasks, store, folder, lambda config: config in _whose_weights(profile, experiments))
         write_environment(folder)
         return problems + _write_report(profile, folder)
+
+
+def train(profile: str) -> list[str]:
+    """Train and evaluate a profile's runs and publish nothing; return what went wrong, one line each.
+
+    The most valuable runs come first, so that what is done when it is stopped can be published: see `_value`.
+    """
+    from infovae.sweep import sweep
+
+    experiments = load_profile(profile)
+    require_settings(experiments.values())
+    tasks = [task for experiment in experiments.values() for task in (*experiment.grid(), *experiment.drawn())]
+    return describe_failures(sweep([task._replace(rank=_value(task.config)) for task in tasks]))
+
+
+def _value(config: RunConfig | PixelConfig) -> int:
+    """Return a run's place in training: the headline's dimension seed by seed, then 2 and 40, then the others."""
+    dims = (HEADLINE_DIM, 2, 40, 5, 20)
+    dim = getattr(config, "latent_dim", HEADLINE_DIM)
+    return config.seed + (10 * dims.index(dim) if dim in dims else 100)
+
+
+def _whose_weights(profile: str, experiments: dict[str, Experiment]) -> set[RunConfig | PixelConfig]:
+    """Return the runs whose weights are published: see `PUBLISHED_WEIGHTS`."""
+    comparison = experiments.get("divergence_comparison")
+    configs = {task.config for task in comparison.grid()} if comparison else set()
+    dims = PUBLISHED_WEIGHTS.get(profile, ())
+    return {c for c in configs if isinstance(c, RunConfig) and c.seed == 0 and c.latent_dim in dims}
 
 
 def _publish_experiment(experiment: Experiment, folder: Path, start: float) -> list[str]:
@@ -200,9 +232,11 @@ def run_experiment(name: str, parameters: dict[str, Any], folder: Path) -> tuple
 
 
 def describe_failures(runs: pd.DataFrame) -> list[str]:
-    """Return one line for each run that failed."""
-    failed = runs[runs["status"] != "done"]
-    return [f"run {run.run_id} ({getattr(run, 'objective', 'pixels')}) {run.status}" for run in failed.itertuples()]
+    """Return one line for each run that failed, and one for all that were not run."""
+    failed = runs[runs["status"].str.startswith("failed")]
+    lines = [f"run {run.run_id} ({getattr(run, 'objective', 'pixels')}) {run.status}" for run in failed.itertuples()]
+    n_lacking = int((runs["status"] == "not run").sum())
+    return lines + [f"{n_lacking} of {len(runs)} runs are not trained yet"] * (n_lacking > 0)
 
 
 def require_settings(experiments: Iterable[Experiment]) -> None:

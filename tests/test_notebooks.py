@@ -116,6 +116,19 @@ def test_second_reproduction_trains_nothing_and_changes_nothing(smoke: Path) -> 
     assert again.keys() == results.keys() and [path for path in results if again[path] != results[path]] == []
 
 
+@pytest.mark.timeout(600)
+def test_a_clone_without_a_store_publishes_the_same_tables_without_training(smoke: Path, tmp_path: Path) -> None:
+    """What results/PROFILE carries is all that its notebooks read."""
+    profile = smoke / "results" / "smoke"
+    shutil.copytree(profile, tmp_path / "results" / "smoke")
+    command_line("reproduce", "--profile", "smoke", home=tmp_path, INFOVAE_TRAIN="0")
+    for name in MODULES:
+        for file in ("table.csv", "runs.csv"):
+            assert (tmp_path / "results/smoke" / name / file).read_bytes() == (profile / name / file).read_bytes()
+    assert not list((tmp_path / "store").rglob("*.json"))
+    assert len(list((tmp_path / "results/smoke/weights").iterdir())) == 5
+
+
 def test_run_writes_beside_the_profiles_and_prints_its_table(smoke: Path) -> None:
     before = (smoke / "results/smoke/latent_usage/runs.csv").read_bytes()
     text = "dataset=digits n_train=500 steps=10 seeds=[0] alphas=[1] lambdas=[10] receptive_radii=[5] latent_dim=2"
