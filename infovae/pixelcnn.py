@@ -153,8 +153,8 @@ class PixelCNN(Decoder):
         else:
             shape = (2, self.n_layers + 1, self.n_channels, *self.map_size)
             shifts = (self.from_z(z).unflatten(1, shape) + biases).to(dtype)
-        if self.map_size != (1, 1):
-            shifts = shifts.repeat_interleave(4, -2).repeat_interleave(4, -1)
+        if self.map_size != (1, 1):  # channels last, as the activations are: adding other layouts to them is slow
+            shifts = shifts.movedim(3, -1).contiguous().repeat_interleave(4, 3).repeat_interleave(4, 4).movedim(-1, 3)
         vertical, horizontal = shifts.unbind(1)
         return list(vertical.unbind(1)), list(horizontal.unbind(1))
 
