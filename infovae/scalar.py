@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from infovae.networks import Decoder, Encoder, Gaussian, mlp
+from infovae.networks import Decoder, Encoder, Gaussian, at_least_float32, dtype_of, mlp
 from infovae.quadrature import posterior_metrics
 
 WIDTHS = (200, 200, 200)
@@ -47,7 +47,7 @@ class ScalarDecoder(Decoder):
 
     def forward(self, z: Tensor) -> Gaussian:
         """Return p(x|z) for codes (n, latent_dim): mean and standard deviation, both (n, 1)."""
-        mean, raw = self.body(z).chunk(2, dim=-1)
+        mean, raw = at_least_float32(self.body(z.to(dtype_of(self.body)))).chunk(2, dim=-1)
         return Gaussian(mean, F.softplus(raw) + self.min_std)
 
     def log_prob(self, x: Tensor, z: Tensor) -> Tensor:

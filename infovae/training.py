@@ -220,9 +220,14 @@ def validation_metrics(model: Model, x: Tensor, generator: torch.Generator, meas
 
 
 def choose_precision(config: RunConfig, device: torch.device) -> Literal["float32", "bfloat16"]:
-    """Return the precision that a run trains in: the one it names; for `auto` bfloat16 where it is the faster one."""
+    """Return the precision that a run trains in: the one it names; for `auto` bfloat16 where it is the faster one.
+
+    The toy's is float32: it has little arithmetic, and its densities need all digits.
+    """
     if config.precision != "auto":
         return config.precision
+    if config.decoder == "scalar":
+        return "float32"
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     flags = torch.cpu.get_capabilities() if device.type == "cpu" else {}

@@ -142,6 +142,18 @@ def test_bfloat16_networks_train_float32_parameters(objective: str, digits: Imag
     assert half.history[-1]["nll"] < half.history[0]["nll"]
 
 
+def test_toy_trains_in_bfloat16_where_asked_and_in_float32_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = RunConfig(dataset="two_points", encoder="scalar", decoder="scalar", latent_dim=1, steps=20)
+    full, half = (
+        train(toy.model_copy(update={"precision": precision}), data.load("two_points"), CPU)
+        for precision in ("float32", "bfloat16")
+    )
+    assert half.history[-1]["nll"] != full.history[-1]["nll"]
+    assert half.history[-1]["nll"] == pytest.approx(full.history[-1]["nll"], rel=0.05)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    assert choose_precision(toy, CPU) == "float32"
+
+
 def test_history_of_the_toy_has_its_exact_numbers() -> None:
     config = RunConfig(
         dataset="two_points",
