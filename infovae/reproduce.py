@@ -115,7 +115,7 @@ def reproduce(profile: str, folder: Path) -> list[str]:
         runs = sweep(tasks, store, publish_ready)
         problems += describe_failures(runs)
         write_environment(folder)
-        return problems + _write_report(profile, folder)
+        return problems + _write_report(folder)
 
 
 def _publish_experiment(experiment: Experiment, folder: Path, start: float) -> list[str]:
@@ -132,7 +132,7 @@ def _publish_experiment(experiment: Experiment, folder: Path, start: float) -> l
 
 
 def report(profile: str, folder: Path) -> list[str]:
-    """Execute the report's notebook and write tables, claims and pages, all from the published runs.csv files.
+    """Execute the report's notebook and write tables, claims and pages, all from what is published.
 
     Returns
     -------
@@ -148,21 +148,17 @@ def report(profile: str, folder: Path) -> list[str]:
 
     require_published(profile, folder)  # refuse before a kernel starts
     with hold(folder):
-        return _write_report(profile, folder)
+        return _write_report(folder)
 
 
-def _write_report(profile: str, folder: Path) -> list[str]:
-    from infovae.notebooks import REPORT_NOTEBOOK, NotebookError, execute, isolated
-    from infovae.report import write_report
+def _write_report(folder: Path) -> list[str]:
+    from infovae.notebooks import NotebookError, execute_report
 
-    problems = []
     try:
-        execute(REPORT_NOTEBOOK, {"profile": profile}, folder / "report", proof="claims.csv")
+        execute_report(folder)
     except NotebookError as error:
-        problems.append(str(error))
-    with isolated():
-        write_report(profile, folder)  # last: it links every page to the index
-    return problems
+        return [str(error)]
+    return []
 
 
 def verify(profile: str) -> tuple[list[Comparison], list[str]]:

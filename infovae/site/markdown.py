@@ -1,0 +1,50 @@
+"""Markdown as HTML: equations become MathML, headings get ids, and no HTML of a text's own passes."""
+
+from __future__ import annotations
+
+import re
+from html import escape, unescape
+
+from latex2mathml.converter import convert
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+
+class Renderer(IPythonRenderer):
+    """Of one page: an id that is there already gets a number."""
+
+    def __init__(self) -> None:
+        super().__init__(escape=True, allow_harmful_protocols=False, exclude_anchor_links=True)
+        self.ids: list[str] = []
+
+    def heading(self, text: str, level: int, **attrs: object) -> str:
+        """Return a heading whose id follows from its words."""
+        words = unescape(re.sub(r"(?s)<math.*?</math>|<[^>]*>", "", text)).lower()
+        name = re.sub(r"[^a-z0-9]+", "-", words).strip("-") or "section"
+        self.ids.append(name)
+        n = self.ids.count(name)
+        return f'<h{level} id="{name}{f"-{n}" if n > 1 else ""}">{text}</h{level}>\n'
+
+    def block_math(self, body: str) -> str:
+        """Return `$$...$$` as MathML on a line of its own."""
+        return to_mathml(body, "block")
+
+    def inline_math(self, body: str) -> str:
+        """Return `$...$` as MathML."""
+        return to_mathml(body, "inline")
+
+    def latex_environment(self, name: str, body: str) -> str:
+        r"""Return `\begin{...}...\end{...}` as MathML."""
+        return to_mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", "block")
+
+
+def to_mathml(latex: str, display: str) -> str:
+    """Return an equation as MathML; as its source, where that is no LaTeX."""
+    try:
+        return convert(latex.strip(), display=display)
+    except Exception:  # the converter raises whatever its parser stumbles over
+        return f"<code>{escape(latex)}</code>"
+
+
+def markdown() -> MarkdownWithMath:
+    """Return a renderer for the texts of one page."""
+    return MarkdownWithMath(renderer=Renderer())
