@@ -43,7 +43,7 @@ def match(runs: pd.DataFrame, variants: Variants) -> dict[str, pd.DataFrame]:
     """
     varied = {field for fields in variants.values() for field in fields}
     same = [field for field in RunConfig.model_fields if field in runs and field not in varied]
-    keys = runs[same].astype(str).agg("|".join, axis=1) if len(runs) else pd.Series(dtype=str)
+    keys = runs[same].map(str).agg("|".join, axis=1) if len(runs) else pd.Series(dtype=str)
     found = {}
     for words, fields in variants.items():
         chosen = pd.Series(True, runs.index)
@@ -64,7 +64,7 @@ def say(values: pd.Series) -> str:
 
 def say_information(values: pd.Series) -> str:
     """Return I(x;z) with its unit, and whether all the codes are empty."""
-    return f"{say(values)} nats" + (", empty" if (values < EMPTY_CODE).all() else "")
+    return f"{say(values)} nats" + (" (empty)" if (values < EMPTY_CODE).all() else "")
 
 
 def say_match(runs: pd.DataFrame) -> str:
@@ -212,11 +212,11 @@ def list_findings(published: Mapping[str, Published]) -> str:
     compared, runs = pool(published, "divergence_comparison"), pool(published)
     said = {nearest_to_prior: nearest_to_prior(compared) if len(compared) else ""}
     said |= {finding: finding(runs) if len(runs) else "" for finding in FINDINGS}
-    titles = {finding: (finding.__doc__ or "").strip() for finding in said}
-    lines = [f"- **{titles[finding]}** {as_markdown(text)}" for finding, text in said.items() if text]
-    left_out = [titles[finding].rstrip(".").lower() for finding, text in said.items() if not text]
+    titles = {finding: (finding.__doc__ or "").strip(" .\n") for finding in said}
+    lines = [f"- **{titles[finding]}.** {as_markdown(text)}" for finding, text in said.items() if text]
+    left_out = [titles[finding] for finding, text in said.items() if not text]
     if left_out:
-        lines.append(f"- Left out, since its runs are not published here: {'; '.join(left_out)}.")
+        lines.append(f"- Left out, since no runs for it are published here: *{'*, *'.join(left_out)}*.")
     return "\n".join(lines)
 
 

@@ -193,7 +193,8 @@ def summarize(claims: pd.DataFrame) -> str:
 
 
 def show_claims(claims: pd.DataFrame) -> Markdown:
-    """Return a ledger for a notebook, a row per statement, in every word."""
+    """Return a ledger for a notebook, a row per statement, in every word; what is decided stands first."""
+    claims = claims.sort_values("verdict", key=lambda verdicts: verdicts.map(list(SYMBOLS).index), kind="stable")
     numbers = {
         name: claims[name].map(format_number) for name in ("authors", "mean", "ci95_low", "ci95_high", "at_half")
     }
@@ -222,7 +223,9 @@ def show_course(claims: pd.DataFrame) -> Markdown:
     watched = claims[claims["at_half"].notna()]
     columns = {"after a quarter": "at_quarter", "after a half": "at_half", "at the end, where it is decided": "mean"}
     readable = {words: watched[column].map(format_number) for words, column in columns.items()}
-    return show_table(pd.DataFrame({"statement": watched["statement"], "holds": watched["holds"], **readable}))
+    turned = watched["open_because"].fillna("").str.contains("sign changed").map({True: "yes", False: "no"})
+    words = {"statement": watched["statement"], "holds": watched["holds"], **readable, "changed its side": turned}
+    return show_table(pd.DataFrame(words))
 
 
 # Pieces of the report
@@ -257,7 +260,7 @@ def show_picture(png: bytes, alt: str, caption: str, source: str) -> None:
     from infovae.plotting import display_width
 
     display(Image(data=png, alt=alt, width=display_width(png), metadata={"src": source}))
-    display(Markdown(as_markdown(caption)))
+    display(Markdown(f"*{as_markdown(caption)}*" if caption else ""))
 
 
 def show_figure(figure: Captioned, name: str, output_folder: str) -> None:

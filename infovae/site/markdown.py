@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from html import escape, unescape
+from xml.etree.ElementTree import tostring
 
-from latex2mathml.converter import convert
+from latex2mathml.converter import convert_to_element
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 
@@ -40,9 +41,12 @@ class Renderer(IPythonRenderer):
 def to_mathml(latex: str, display: str) -> str:
     """Return an equation as MathML; as its source, where that is no LaTeX."""
     try:
-        return convert(latex.strip(), display=display)
+        math = convert_to_element(latex.strip(), display=display)
     except Exception:  # the converter raises whatever its parser stumbles over
         return f"<code>{escape(latex)}</code>"
+    for element in math.iter():
+        element.text = unescape(element.text or "")  # its symbols are character references
+    return tostring(math, encoding="unicode")  # escaped, which the converter's own text is not
 
 
 def markdown() -> MarkdownWithMath:
