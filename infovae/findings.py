@@ -6,7 +6,7 @@ Where no such runs are published there is no sentence.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -79,19 +79,19 @@ def count_seeds(runs: pd.DataFrame) -> str:
     return f"{n} seed{'s' if n != 1 else ''}"
 
 
-def nearest_to_prior(compared: pd.DataFrame) -> str:
+def nearest_to_prior(runs: pd.DataFrame) -> str:
     """Which divergence comes nearest to the prior."""
-    found = {name: group for name, group in by_objective(compared) if not group["squared_mmd"].isna().any()}
+    found = {name: group for name, group in by_objective(runs) if not group["squared_mmd"].isna().any()}
     used = [name for name, group in found.items() if (group["mutual_information"] >= EMPTY_CODE).all()]
     if not used:
         return ""
     ordered = sorted(used, key=lambda name: abs(found[name]["squared_mmd"].mean()))
     listed = join(f"{objective_name(name)} {say(found[name]['squared_mmd'])}" for name in ordered)
     others = [objective_name(name) for name in found if name not in used]
-    dim = compared["latent_dim"].iloc[0]
+    dim = runs["latent_dim"].iloc[0]
     empty = f" In one seed or more the code is empty under {join(others)}." if others else ""
     return (
-        f"By squared MMD, in {dim:g} dimensions ({count_seeds(compared)}), the codes that are "
+        f"By squared MMD, in {dim:g} dimensions ({count_seeds(runs)}), the codes that are "
         f"used in every seed stand in this order: {listed}.{empty}"
     )
 
@@ -203,18 +203,28 @@ def place(runs: pd.DataFrame) -> str:
     return " ".join(parts)
 
 
-FINDINGS = (encoder_start, averaged_rate, kernel, gamma, adversary_weight, length, place)
+FINDINGS: tuple[Callable[[pd.DataFrame], str], ...] = (
+    encoder_start,
+    averaged_rate,
+    kernel,
+    gamma,
+    adversary_weight,
+    length,
+    place,
+)
 """Functions of a `pool`, a sentence each; their docstrings are what they are about."""
 
 
 def list_findings(published: Mapping[str, Published]) -> str:
     """Return the findings in Markdown, and a line with those that there are no runs for."""
     compared, runs = pool(published, "divergence_comparison"), pool(published)
-    said = {nearest_to_prior: nearest_to_prior(compared) if len(compared) else ""}
-    said |= {finding: finding(runs) if len(runs) else "" for finding in FINDINGS}
-    titles = {finding: (finding.__doc__ or "").strip(" .\n") for finding in said}
-    lines = [f"- **{titles[finding]}.** {as_markdown(text)}" for finding, text in said.items() if text]
-    left_out = [titles[finding] for finding, text in said.items() if not text]
+    pairs: list[tuple[Callable[[pd.DataFrame], str], pd.DataFrame]] = [
+        (nearest_to_prior, compared),
+        *((finding, runs) for finding in FINDINGS),
+    ]
+    said = {str(finding.__doc__).strip("."): finding(given) if len(given) else "" for finding, given in pairs}
+    lines = [f"- **{title}.** {as_markdown(text)}" for title, text in said.items() if text]
+    left_out = [title for title, text in said.items() if not text]
     if left_out:
         lines.append(f"- Left out, since no runs for it are published here: *{'*, *'.join(left_out)}*.")
     return "\n".join(lines)

@@ -74,7 +74,7 @@ def execute_report(folder: Path) -> Path:
         for notebook in sorted(folder.glob("*/notebook.ipynb")):
             command = commands.get(notebook.parent.name, f"make reproduce PROFILE={profile}")
             write_atomically(notebook.with_name(PAGE), render_notebook(notebook, "../index.html", command).encode())
-    pages = {
+    pages: dict[str, Callable[[Path], str]] = {
         "index.html": partial(render_notebook, command=f"make reproduce PROFILE={profile}", code=False),
         "report.md": render_markdown,
     }

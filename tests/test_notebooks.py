@@ -123,7 +123,7 @@ def test_report_of_a_partly_trained_profile_says_what_is_missing_and_runs_no_tex
     """One run of four has a result; a damaged objective is text, wherever it is shown."""
     evil = "<img src=x onerror=alert(1)>"
     experiment = make_experiment("divergence_comparison", {"latent_dims": [10, 40], "seeds": [0]})
-    rows = [config.model_dump(mode="json") for config in experiment.models()][:4]
+    rows = [config.model_dump(mode="json") for config, _ in experiment.wanted()][:4]
     runs = pd.DataFrame(rows).assign(run_id=list("abcd"), status=["done", "not run", f"failed: {evil}", "not run"])
     runs.loc[0, ["squared_mmd", "mutual_information", "log_det_cov_per_dim_test"]] = 0.5
     runs.loc[3, "objective"] = evil
