@@ -206,7 +206,6 @@ def show_claims(claims: pd.DataFrame) -> Markdown:
     readable = {
         "verdict": verdicts,
         "statement": claims["statement"],
-        "measured, and where the statement holds": claims["measured"] + ": " + claims["holds"] + where,
         "source": claims["source"],
         "authors": numbers["authors"],
         "ours": numbers["mean"],
@@ -214,6 +213,7 @@ def show_claims(claims: pd.DataFrame) -> Markdown:
         "seeds": claims["n_seeds"].astype(str),
         "by seed": claims["by_seed"].fillna("").map(lambda text: text.replace("nan", "–") or "–"),
         "at half of the training": numbers["at_half"],
+        "measured, and where the statement holds": claims["measured"] + ": " + claims["holds"] + where,
     }
     return show_table(pd.DataFrame(readable))
 

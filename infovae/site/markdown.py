@@ -27,7 +27,7 @@ class Renderer(IPythonRenderer):
 
     def block_math(self, body: str) -> str:
         """Return `$$...$$` as MathML on a line of its own."""
-        return to_mathml(body, "block")
+        return f'<span class="equation">{to_mathml(body, "block")}</span>'
 
     def inline_math(self, body: str) -> str:
         """Return `$...$` as MathML."""
@@ -35,7 +35,7 @@ class Renderer(IPythonRenderer):
 
     def latex_environment(self, name: str, body: str) -> str:
         r"""Return `\begin{...}...\end{...}` as MathML."""
-        return to_mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", "block")
+        return self.block_math(rf"\begin{{{name}}}{body}\end{{{name}}}")
 
 
 def to_mathml(latex: str, display: str) -> str:
@@ -46,6 +46,8 @@ def to_mathml(latex: str, display: str) -> str:
         return f"<code>{escape(latex)}</code>"
     for element in math.iter():
         element.text = unescape(element.text or "")  # its symbols are character references
+        if element.text in ("log", "det", "exp"):  # else it touches what follows
+            element.tag, element.attrib = "mo", {"lspace": "0.1em", "rspace": "0.17em"}
     return tostring(math, encoding="unicode")  # escaped, which the converter's own text is not
 
 
