@@ -53,8 +53,8 @@ def execute_experiment(experiment: Experiment, folder: Path) -> Path:
     return execute(experiment.notebook, experiment.model_dump(mode="json"), folder, "table.csv", pages)
 
 
-def execute_report(folder: Path) -> Path:
-    """Execute the report's notebook on the results folder of a profile and publish it there; return the notebook.
+def execute_report(profile: str, folder: Path) -> Path:
+    """Execute the report's notebook on the results folder of a profile, named after it, and publish it there.
 
     Its page is index.html, its text report.md, its ledger claims.csv. Each experiment's tables and page are made again,
     too: the page links to the index from now on.
@@ -66,7 +66,7 @@ def execute_report(folder: Path) -> Path:
     ParameterError
         When the folder holds no results, or damaged ones.
     """
-    profile, commands = folder.name, {}
+    commands = {}
     for name, (experiment, runs, _) in require_published(profile, folder).items():
         write_tables(experiment, runs, folder / name)
         commands[name] = format_command(experiment)

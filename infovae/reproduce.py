@@ -115,7 +115,7 @@ def reproduce(profile: str, folder: Path) -> list[str]:
         runs = sweep(tasks, store, publish_ready)
         problems += describe_failures(runs)
         write_environment(folder)
-        return problems + _write_report(folder)
+        return problems + _write_report(profile, folder)
 
 
 def _publish_experiment(experiment: Experiment, folder: Path, start: float) -> list[str]:
@@ -148,14 +148,14 @@ def report(profile: str, folder: Path) -> list[str]:
 
     require_published(profile, folder)  # refuse before a kernel starts
     with hold(folder):
-        return _write_report(folder)
+        return _write_report(profile, folder)
 
 
-def _write_report(folder: Path) -> list[str]:
+def _write_report(profile: str, folder: Path) -> list[str]:
     from infovae.notebooks import NotebookError, execute_report
 
     try:
-        execute_report(folder)
+        execute_report(profile, folder)
     except NotebookError as error:
         return [str(error)]
     return []

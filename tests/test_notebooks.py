@@ -101,7 +101,7 @@ def test_report_is_made_again_from_what_is_published_alone(smoke: Path, tmp_path
     copy = tmp_path / "smoke"
     shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("claims.csv", "index.html", "report.md", "table.*"))
     (copy / "notebook.ipynb").unlink()
-    execute_report(copy)
+    execute_report("smoke", copy)
     made = {path.relative_to(copy): path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     assert made == {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert json.loads((folder / "environment.json").read_text())["packages"]["torch"]
@@ -129,7 +129,7 @@ def test_report_of_a_partly_trained_profile_says_what_is_missing_and_runs_no_tex
     runs.loc[3, "objective"] = evil
     folder = tmp_path / "quick"
     publish(experiment, runs, {}, str(folder / experiment.name), pd.DataFrame())
-    execute_report(folder)
+    execute_report("quick", folder)
     text, page = (folder / "report.md").read_text(), (folder / "index.html").read_text()
     assert "- Divergence comparison: 3 of 4 runs have no result (2 not run, 1 failed: \\<img" in text
     assert "- Latent usage: no run of it." in text and "1 of 4 runs on mnist" in text
