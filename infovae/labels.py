@@ -1,6 +1,8 @@
-"""What a reader sees for the name of a column or an objective: words and the unit. CSV files keep the names."""
+"""What a reader sees for the name of a column or an objective, and for any text. CSV files keep the names."""
 
 from __future__ import annotations
+
+import re
 
 _NLL = "bound on −log p(x), nats"
 
@@ -118,3 +120,8 @@ def label(column: str) -> str:
 def objective_name(objective: str) -> str:
     """Return what a reader sees for an objective."""
     return OBJECTIVE_NAMES.get(objective, objective)
+
+
+def as_markdown(text: object) -> str:
+    """Return a text such that Markdown shows its characters: none of them is markup, HTML or part of an equation."""
+    return re.sub(r"([\\`*_\[\]<&|$~])", r"\\\1", " ".join(str(text).split()))

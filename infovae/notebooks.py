@@ -15,14 +15,17 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from infovae.config import PROJECT_ROOT, project_path
 from infovae.experiments import Experiment
-from infovae.site import render_notebook
+from infovae.report import format_command, require_published, write_tables
+from infovae.site import render_markdown, render_notebook
 from infovae.store import StoreError, to_json, write_atomically
 
 log = logging.getLogger(__name__)
@@ -32,6 +35,7 @@ REPORT_NOTEBOOK = "09_report"
 MANIFEST = ".published.json"
 """Names the files of a folder that were published there: the next publication replaces or removes these alone."""
 FAILED = "notebook.failed.ipynb"
+PAGE = "notebook.html"
 
 
 class NotebookError(RuntimeError):
@@ -45,18 +49,55 @@ def results_root() -> Path:
 
 def execute_experiment(experiment: Experiment, folder: Path) -> Path:
     """Execute the notebook of an experiment with its parameters and publish it in `folder`; return the notebook."""
-    return execute(experiment.notebook, experiment.model_dump(mode="json"), folder, proof="table.csv")
+    pages = {PAGE: partial(render_notebook, command=format_command(experiment))}
+    return execute(experiment.notebook, experiment.model_dump(mode="json"), folder, "table.csv", pages)
 
 
-def execute(notebook: str, parameters: dict[str, Any], folder: Path, proof: str) -> Path:
+def execute_report(profile: str, folder: Path) -> Path:
+    """Execute the report's notebook on the results folder of a profile, named after it, and publish it there.
+
+    Its page is index.html, its text report.md, its ledger claims.csv. Each experiment's tables and page are made again,
+    too: the page links to the index from now on.
+
+    Raises
+    ------
+    NotebookError
+        When it failed; what was published before stays as it was.
+    ParameterError
+        When the folder holds no results, or damaged ones.
+    """
+    commands = {}
+    for name, (experiment, runs, _) in require_published(profile, folder).items():
+        write_tables(experiment, runs, folder / name)
+        commands[name] = format_command(experiment)
+    with isolated():
+        for notebook in sorted(folder.glob("*/notebook.ipynb")):
+            command = commands.get(notebook.parent.name, f"make reproduce PROFILE={profile}")
+            write_atomically(notebook.with_name(PAGE), render_notebook(notebook, "../index.html", command).encode())
+    pages: dict[str, Callable[[Path], str]] = {
+        "index.html": partial(render_notebook, command=f"make reproduce PROFILE={profile}", code=False),
+        "report.md": render_markdown,
+    }
+    with environment({"INFOVAE_RESULTS": str(folder.parent.resolve())}):
+        return execute(REPORT_NOTEBOOK, {"profile": profile}, folder, "claims.csv", pages)
+
+
+def execute(
+    notebook: str,
+    parameters: dict[str, Any],
+    folder: Path,
+    proof: str,
+    pages: Mapping[str, Callable[[Path], str]] = MappingProxyType({PAGE: render_notebook}),
+) -> Path:
     """Execute one notebook and publish what it wrote.
 
     Parameters
     ----------
     notebook : name in `notebooks/`, without suffix.
     parameters : validated values for its parameters cell; `output_folder` is added.
-    folder : where the executed notebook, its HTML page and the files that it wrote are published.
+    folder : where the executed notebook, its pages and the files that it wrote are published.
     proof : the file that a notebook writes at its end; without it the execution counts as failed.
+    pages : files made of the executed notebook, name -> function of its path that returns their text.
 
     Raises
     ------
@@ -77,7 +118,8 @@ def execute(notebook: str, parameters: dict[str, Any], folder: Path, proof: str)
             executed.replace(folder / FAILED)
             raise NotebookError(f"notebook {notebook} failed: {reason}; see {folder / FAILED}")
         _clean(executed, staging)
-        write_atomically(staging / "notebook.html", render_notebook(executed).encode())
+        for name, render in pages.items():
+            write_atomically(staging / name, render(executed).encode())
         _publish(staging, folder)
     return folder / "notebook.ipynb"
 

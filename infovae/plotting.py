@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import SymmetricalLogLocator
 
 from infovae.intervals import half_width
-from infovae.labels import OBJECTIVE_NAMES, label, objective_name
+from infovae.labels import OBJECTIVE_NAMES, as_markdown, label, objective_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,7 +84,7 @@ class Captioned(Figure):
         from IPython.display import Image, Markdown, display
 
         png = self.to_png()
-        display(Image(data=png, alt=self.alt, width=display_width(png)), Markdown(self.caption))
+        display(Image(data=png, alt=self.alt, width=display_width(png)), Markdown(as_markdown(self.caption)))
 
 
 def display_width(png: bytes) -> int:

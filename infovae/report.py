@@ -1,53 +1,46 @@
-"""What a results folder says: publishing an experiment, the report and its discussion.
+"""What a results folder says: publishing an experiment, tables, and the pieces of the report's notebook.
 
-Everything comes from published runs.csv files alone: nothing here trains.
+Everything comes from published files alone: nothing here trains. The report itself is `notebooks/09_report.ipynb`.
+What is shown in a notebook is Markdown, whose cells keep their look wherever a notebook is read.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
 from infovae.config import PROJECT_ROOT, ParameterError
 from infovae.experiments import MODULES, Experiment, make_experiment
-from infovae.ledger import (
-    DECIDED,
-    READING,
-    compare_ledgers,
-    format_claims,
-    format_measured,
-    group_claims,
-    summarize,
-    tabulate_verdicts,
-)
-from infovae.old_claims import ledger
-from infovae.site import render_discussion, render_index, render_notebook
+from infovae.labels import as_markdown, label, objective_name
+from infovae.site import SYMBOLS
 from infovae.store import to_json, write_atomically
-from infovae.tables import format_number, format_table, show_table, to_markdown, write_tables
 
 if TYPE_CHECKING:
-    from pandas.io.formats.style import Styler
+    from IPython.display import Markdown
 
     from infovae.plotting import Captioned
 
-log = logging.getLogger(__name__)
 
-HEADLINE_DIM = 10
-"""Latent dimensions of the headline: those that the other experiments have by default."""
+class Published(NamedTuple):
+    """An experiment as a results folder has it; `history` is None where none was published."""
+
+    experiment: Experiment
+    runs: pd.DataFrame
+    history: pd.DataFrame | None
 
 
 def publish(
     experiment: Experiment,
     runs: pd.DataFrame,
-    figures: dict[str, Captioned],
+    figures: Mapping[str, Captioned],
     output_folder: str,
     history: pd.DataFrame | None = None,
-) -> Styler:
+) -> Markdown:
     """Write what an experiment found into `output_folder` and return its table, formatted for reading.
 
     Files: parameters.json, runs.csv (one row per run), history.csv, one PNG per figure, captions.json (what each shows
@@ -70,16 +63,16 @@ def publish(
         in_order = json.dumps(captions, indent=1, ensure_ascii=False)
         write_atomically(folder / "captions.json", f"{in_order}\n".encode())
         write_tables(experiment, runs, folder)
-    return show_table(format_table(experiment.table(runs)))
+    return show_table(experiment.table(runs))
 
 
-def load_published(folder: Path) -> dict[str, tuple[Experiment, pd.DataFrame]]:
-    """Return each published experiment of a results folder with its runs.
+def load_published(folder: Path) -> dict[str, Published]:
+    """Return each published experiment of a results folder.
 
     Raises
     ------
     ParameterError
-        When parameters.json or runs.csv of an experiment is damaged: which, and what to do.
+        When a file of an experiment is damaged: which, and what to do.
     """
     published = {}
     for name in MODULES:
@@ -93,17 +86,24 @@ def load_published(folder: Path) -> dict[str, tuple[Experiment, pd.DataFrame]]:
             runs = pd.read_csv(source / "runs.csv")
             missing = {"run_id", "status", "seed"} - set(runs.columns)
             experiment = make_experiment(name, parameters)
+            history = _load_history(source / "history.csv")
         except (OSError, ValueError, RecursionError) as error:
             raise ParameterError(f"{source} is damaged ({error}): restore it or run `make reproduce` again") from error
         if missing:
             raise ParameterError(
                 f"{source / 'runs.csv'} lacks the columns {sorted(missing)}: run `make reproduce` again"
             )
-        published[name] = (experiment, runs)
+        published[name] = Published(experiment, runs, history)
     return published
 
 
-def require_published(profile: str, folder: Path) -> dict[str, tuple[Experiment, pd.DataFrame]]:
+def _load_history(path: Path) -> pd.DataFrame | None:
+    if not path.is_file() or not path.read_text(encoding="utf-8").strip():
+        return None  # the file of an experiment none of whose runs is finished has no column
+    return pd.read_csv(path)
+
+
+def require_published(profile: str, folder: Path) -> dict[str, Published]:
     """Return what `load_published` does; ParameterError, too, where a profile's folder holds no results at all."""
     published = load_published(folder)
     if not published:
@@ -111,56 +111,138 @@ def require_published(profile: str, folder: Path) -> dict[str, tuple[Experiment,
     return published
 
 
-def write_report(profile: str, folder: Path) -> None:
-    """Write the tables, verdicts.md, headline.md, claims.csv, report.md and the pages of a results folder."""
-    published = require_published(profile, folder)
-    for name, (experiment, runs) in published.items():
-        write_tables(experiment, runs, folder / name)
-    claims = ledger({name: runs for name, (_, runs) in published.items()})
-    headline, verdicts = format_headline(published), tabulate_verdicts(claims)
-    content: dict[str, Any] = {
-        "profile": profile,
-        "summary": summarize(claims),
-        "reading": READING,
-        "headline": headline,
-        "verdicts": verdicts,
-        "claims": group_claims(claims),
-        "sections": [_section(folder / name, *found) for name, found in published.items()],
-        "discussion": discuss(profile, folder, published, claims),
-    }
-    for name, frame in (("headline", headline), ("verdicts", verdicts)):
-        write_atomically(folder / f"{name}.md", (to_markdown(frame) + "\n").encode())
-    write_atomically(folder / "claims.csv", claims.to_csv(index=False).encode())
-    write_atomically(folder / "report.md", _markdown(content).encode())
-    for notebook in sorted(folder.glob("*/notebook.ipynb")):
-        write_atomically(notebook.with_suffix(".html"), render_notebook(notebook, "../index.html").encode())
-    write_atomically(folder / "index.html", render_index(**content).encode())
+# Tables, as people read them
 
 
-def _section(folder: Path, experiment: Experiment, runs: pd.DataFrame) -> dict[str, Any]:
-    """Return what a page shows of an experiment."""
+def write_tables(experiment: Experiment, runs: pd.DataFrame, folder: Path) -> None:
+    """Write an experiment's table as LaTeX and Markdown (mean ± 95 % interval) and as CSV (every number)."""
     table = experiment.table(runs)
-    return {
-        "name": experiment.name,
-        "title": experiment.title,
-        "budget": describe_budget(experiment, runs),
-        "command": format_command(experiment),
-        "caveat": experiment.caveat,
-        "table": format_table(table),
-        "figures": _load_captions(folder),
+    readable = format_table(table)
+    latex = readable.rename(columns=_latex_cell).map(_latex_cell)
+    write_atomically(folder / "table.tex", latex.to_latex(index=False, escape=False).encode())
+    write_atomically(folder / "table.md", (to_markdown(readable) + "\n").encode())
+    write_atomically(folder / "table.csv", table.to_csv(index=False).encode())
+
+
+def format_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with each metric and its interval in one cell, "mean ± half-width"; "–" for no number.
+
+    Columns and objectives have the names that a reader sees. A metric without any number is left out.
+    """
+    readable = pd.DataFrame(index=table.index)
+    for column in table.columns:
+        interval = table.get(f"{column}_ci95")
+        if column.endswith("_ci95") or (interval is not None and table[column].isna().all()):
+            continue
+        if interval is not None:
+            readable[column] = [
+                format_number(m) + (f" ± {format_number(c)}" if c == c else "")
+                for m, c in zip(table[column], interval, strict=True)
+            ]
+        elif column == "objective":
+            readable[column] = table[column].map(objective_name)
+        elif (column != "n_missing" or table[column].any()) and (
+            column != "why_missing" or (table[column] != "").any()
+        ):
+            readable[column] = [
+                format_number(value) if isinstance(value, float) else str(value) for value in table[column]
+            ]
+    return readable.rename(columns=label)
+
+
+def to_markdown(frame: pd.DataFrame) -> str:
+    """Return a frame as a Markdown table, its cells as they are; left-aligned, as words are."""
+    rows = [[as_markdown(cell) for cell in row] for row in [list(frame.columns), *frame.to_numpy().tolist()]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [rows[0], [":---"] * frame.shape[1], *rows[1:]])
+
+
+def show_table(table: pd.DataFrame) -> Markdown:
+    """Return a table for a notebook, with all of its columns, as `format_table` has it."""
+    from IPython.display import Markdown
+
+    return Markdown(to_markdown(format_table(table)) if len(table) else "Nothing is measured.")
+
+
+def format_number(value: float) -> str:
+    """Return a number with three significant digits, without exponent where it stays short."""
+    if value != value:
+        return "–"
+    text = f"{value:.3g}"
+    return f"{value:.0f}" if "e+" in text else text
+
+
+_LATEX = {
+    "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "±": r"$\pm$", "−": "$-$", "–": "--", "|": "$|$",
+    "‖": r"$\|$", "~": r"$\sim$", "λ": r"$\lambda$", "α": r"$\alpha$", "β": r"$\beta$", "\\": r"\textbackslash{}",
+}  # fmt: skip
+
+
+def _latex_cell(cell: object) -> str:
+    return "".join(_LATEX.get(character, character) for character in str(cell))
+
+
+# The ledger, as people read it
+
+
+def summarize(claims: pd.DataFrame) -> str:
+    """Return the ledger in a sentence: how many statements have which verdict."""
+    counts = claims["verdict"].value_counts()
+    return (
+        f"Of {len(claims)} statements: " + ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in SYMBOLS) + "."
+    )
+
+
+def show_claims(claims: pd.DataFrame) -> Markdown:
+    """Return a ledger for a notebook, a row per statement, in every word; what is decided stands first."""
+    claims = claims.sort_values("verdict", key=lambda verdicts: verdicts.map(list(SYMBOLS).index), kind="stable")
+    numbers = {
+        name: claims[name].map(format_number) for name in ("authors", "mean", "ci95_low", "ci95_high", "at_half")
     }
+    verdicts = [
+        f"{SYMBOLS[verdict]} {verdict}" + (f": {why}" if why else "")
+        for verdict, why in zip(claims["verdict"], claims["open_because"].fillna(""), strict=True)
+    ]
+    where = claims["condition"].fillna("").map(lambda words: f"; decisive: {words}" if words else "")
+    readable = {
+        "verdict": verdicts,
+        "statement": claims["statement"],
+        "source": claims["source"],
+        "authors": numbers["authors"],
+        "ours": numbers["mean"],
+        "95 % interval": (numbers["ci95_low"] + " to " + numbers["ci95_high"]).replace("– to –", "–"),
+        "seeds": claims["n_seeds"].astype(str),
+        "by seed": claims["by_seed"].fillna("").map(lambda text: text.replace("nan", "–") or "–"),
+        "at half of the training": numbers["at_half"],
+        "measured, and where the statement holds": claims["measured"] + ": " + claims["holds"] + where,
+    }
+    return show_table(pd.DataFrame(readable))
 
 
-def _load_captions(folder: Path) -> dict[str, dict[str, str]]:
-    """Return name -> alt, caption and width of an experiment's figures, in order; none if it was published without."""
-    path = folder / "captions.json"
-    if not path.is_file():
-        return {}
-    try:
-        captions = json.loads(path.read_text(encoding="utf-8"))
-        return {name: {key: str(words[key]) for key in ("alt", "caption", "width")} for name, words in captions.items()}
-    except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
-        raise ParameterError(f"{path} is damaged ({error}): restore it or run `make reproduce` again") from error
+def show_course(claims: pd.DataFrame) -> Markdown:
+    """Return, of each statement that was watched during training, its least favourable condition on the way."""
+    watched = claims[claims["at_half"].notna()]
+    columns = {"after a quarter": "at_quarter", "after a half": "at_half", "at the end, where it is decided": "mean"}
+    readable = {words: watched[column].map(format_number) for words, column in columns.items()}
+    turned = watched["open_because"].fillna("").str.contains("sign changed").map({True: "yes", False: "no"})
+    words = {"statement": watched["statement"], "holds": watched["holds"], **readable, "changed its side": turned}
+    return show_table(pd.DataFrame(words))
+
+
+# Pieces of the report
+
+
+def describe_budget(experiment: Experiment, runs: pd.DataFrame) -> str:
+    """Say in one sentence what the numbers of an experiment rest on."""
+    n_seeds, done = len(experiment.seeds), runs[runs["status"] == "done"]
+    seconds = done["train_seconds"].sum() if "train_seconds" in done else 0.0
+    sizes = sorted(set(runs["n_train"]))
+    epochs = [f"{experiment.steps * experiment.batch_size / n:.3g}" for n in sizes]
+    finished = f"{len(runs)}" if len(done) == len(runs) else f"{len(done)} of {len(runs)}"
+    return (
+        f"{finished} runs on {experiment.dataset}, {n_seeds} seed{'s' if n_seeds > 1 else ''}, "
+        f"{', '.join(f'{n:,}' for n in sizes)} training images, {experiment.steps:,} steps of {experiment.batch_size} "
+        f"({', '.join(epochs)} epoch{'' if epochs == ['1'] else 's'}), {seconds:,.0f} s of training in all"
+    )
 
 
 def format_command(experiment: Experiment) -> str:
@@ -171,114 +253,108 @@ def format_command(experiment: Experiment) -> str:
     return f"make run EXPERIMENT={experiment.name}" + (f' PARAMS="{parameters}"' if parameters else "")
 
 
-def discuss(
-    profile: str, folder: Path, published: dict[str, tuple[Experiment, pd.DataFrame]], claims: pd.DataFrame
-) -> str:
-    """Return what to make of the results, in Markdown: the prose of the site, and lists computed from the ledger."""
-    verdicts = claims.set_index("claim")["verdict"]
-    pairs = [(name.replace("mmd_annealed", "mmd"), name) for name in verdicts.index if "mmd_annealed" in name]
-    counted = [(verdicts[paper], verdicts[ours]) for paper, ours in pairs if paper in verdicts]
-    both = [pair for pair in counted if {*pair} <= {*DECIDED}]
-    elsewhere = compare_ledgers(profile, folder.parent, claims)
-    environment = folder / "environment.json"
-    return render_discussion(
-        profile=profile,
-        device=json.loads(environment.read_text(encoding="utf-8")).get("device", "") if environment.is_file() else "",
-        seeds=sorted({len(e.seeds) for name, (e, _) in published.items() if name in set(claims["experiment"])}),
-        caveats=[(experiment.title, experiment.caveat) for experiment, _ in published.values()],
-        refuted=[
-            {**claim, "measured": format_measured(claim)}
-            for claim in claims.to_dict("records")
-            if claim["verdict"] == "not reproduced"
-        ],
-        runaways=_list_runaways(published),
-        accuracy=_classifier_accuracy(published),
-        n_open=int((verdicts == "inconclusive").sum()),
-        n_leaning=int(((claims["verdict"] == "inconclusive") & (claims["mean"] < claims["bound"])).sum()),
-        n_dropped=int(((claims["verdict"] == "inconclusive") & (claims["n_dropped_seeds"] > 0)).sum()),
-        n_unmeasured=int((verdicts == "not measured").sum()),
-        n_pairs=len(counted),
-        n_both=len(both),
-        n_agreeing=sum(paper == ours for paper, ours in both),
-        **_leave_one_out(published, claims),
-        elsewhere=to_markdown(elsewhere) if len(elsewhere) else "",
-        deviations=list_deviations(),
-    )
+def show_picture(png: bytes, alt: str, caption: str, source: str) -> None:
+    """Show a figure in a notebook, its caption below; pages made of the notebook have the file `source` instead."""
+    from IPython.display import Image, Markdown, display
+
+    from infovae.plotting import display_width
+
+    display(Image(data=png, alt=alt, width=display_width(png), metadata={"src": source}))
+    display(Markdown(f"*{as_markdown(caption)}*" if caption else ""))
 
 
-def _list_runaways(published: dict[str, tuple[Experiment, pd.DataFrame]]) -> list[str]:
-    """Return in words the runs whose codes spread e times as wide as the prior, or wider, by the mean of log std."""
-    metric = "log_det_cov_per_dim_test"
-    found: dict[str, str] = {}
-    for experiment, runs in published.values():
-        wide = runs[runs[metric] / 2 >= 1] if metric in runs else runs[:0]
-        for run in wide.to_dict("records"):
-            where = f"{run['objective']}, {run['latent_dim']:g} dimensions, seed {run['seed']}"
-            words = f"{experiment.title}: {where}, log det Cov / dim {format_number(run[metric])}"
-            found.setdefault(run["run_id"], words)  # several experiments may share a run
-    return list(found.values())
+def show_figure(figure: Captioned, name: str, output_folder: str) -> None:
+    """Show a figure that the report draws, and write it into `output_folder` if there is one."""
+    png = figure.to_png()
+    if output_folder:
+        write_atomically(Path(output_folder) / f"{name}.png", png)
+    show_picture(png, figure.alt, figure.caption, f"{name}.png")
 
 
-def _classifier_accuracy(published: dict[str, tuple[Experiment, pd.DataFrame]]) -> float | None:
-    """Return the share of test images that the classifier of the samples has right; None where it was not asked."""
-    metric = "classifier_accuracy"
-    return next((float(runs[metric].mean()) for _, runs in published.values() if metric in runs), None)
+def show_published(folder: Path, *names: str, without: Iterable[str] = ()) -> None:
+    """Show published figures of an experiment, by default all of them, in their order.
 
-
-def _leave_one_out(published: dict[str, tuple[Experiment, pd.DataFrame]], claims: pd.DataFrame) -> dict[str, int]:
-    """Return how many verdicts are decided, stay so whichever seed is left out, and turn round without one."""
-    decided = claims["verdict"].isin(DECIDED)
-    stays, turns = decided.copy(), pd.Series(False, index=claims.index)
-    for seed in sorted({seed for experiment, _ in published.values() for seed in experiment.seeds}):
-        without = ledger({name: runs[runs["seed"] != seed] for name, (_, runs) in published.items()})["verdict"]
-        stays &= without == claims["verdict"]
-        turns |= decided & without.isin(DECIDED) & (without != claims["verdict"])
-    return {"n_decided": int(decided.sum()), "n_stable": int(stays.sum()), "n_turned": int(turns.sum())}
-
-
-def show_claims(claims: pd.DataFrame) -> Styler:
-    """Return the readable ledger for a notebook, with every word of every cell."""
-    if "measured" not in claims:
-        return show_table(format_claims(claims), "claims")
-    words = {
-        "verdict": "verdict",
-        "statement": "statement",
-        "measured": "measured",
-        "holds": "holds",
-        "condition": "where",
-    }
-    numbers = {"mean": "ours", "ci95_low": "from", "ci95_high": "to", "authors": "theirs"}
-    readable = claims[list(words)].rename(columns=words)
-    for column, title in numbers.items():
-        readable[title] = [format_number(value) for value in claims[column]]
-    return show_table(readable.assign(seeds=claims["n_seeds"]), "claims")
-
-
-def format_headline(published: dict[str, tuple[Experiment, pd.DataFrame]]) -> pd.DataFrame:
-    """Return the one table that says most: each objective in `HEADLINE_DIM` dimensions, every seed's value.
-
-    Information in the code, its match with the prior, the samples' classes and the error with few labels; in the
-    nearest dimension where there are no runs in that one.
+    Raises
+    ------
+    ParameterError
+        When captions.json or a figure is damaged: which, and what to do.
     """
-    columns = {
-        "mutual_information": "I(x;z), nats",
-        "squared_mmd": "squared MMD of q(z), p(z)",
-        "log_det_cov_per_dim_test": "log det Cov[q(z)] / dim",
-        "class_cross_entropy": "class cross-entropy, nats",
-        "svm_error_sampled": "SVM error on z",
+    path = folder / "captions.json"
+    try:
+        captions = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        for name, words in captions.items():
+            if (not names or name in names) and name not in without:
+                png = (folder / f"{name}.png").read_bytes()
+                show_picture(png, str(words["alt"]), str(words["caption"]), f"{folder.name}/{name}.png")
+    except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+        raise ParameterError(f"{path} is damaged ({error}): restore it or run `make reproduce` again") from error
+
+
+def show_section(found: Published, folder: Path, without: Iterable[str] = ()) -> None:
+    """Show an experiment in the report: budget, command, table, figures; `folder` is where it is published."""
+    from IPython.display import Markdown, display
+
+    experiment, name = found.experiment, found.experiment.name
+    links = {
+        "its page": "notebook.html",
+        "its notebook": "notebook.ipynb",
+        "every run": "runs.csv",
+        "the table": "table.csv",
     }
-    if not {"divergence_comparison", "semi_supervised"} <= published.keys():
-        return pd.DataFrame({"objective": []})
-    compared, labelled = (published[name][1] for name in ("divergence_comparison", "semi_supervised"))
-    compared = compared.drop(columns="svm_error_sampled", errors="ignore")
-    runs = compared.merge(labelled[["run_id", "svm_error_sampled"]], on="run_id")
-    distance = (runs["latent_dim"] - HEADLINE_DIM).abs()
-    runs = runs[(runs["status"] == "done") & (distance == distance.min())].sort_values("seed", kind="stable")
-    rows = []
-    for objective, group in runs.groupby("objective", sort=False):
-        cells = {title: " · ".join(map(format_number, group[name])) for name, title in columns.items()}
-        rows.append({"objective": str(objective), **cells})
-    return pd.DataFrame(rows)
+    listed = ", ".join(f"[{words}]({name}/{file})" for words, file in links.items())
+    display(
+        Markdown(
+            f"### {experiment.title}\n\n{as_markdown(describe_budget(experiment, found.runs))}: {listed}.\n\n"
+            f"    {format_command(experiment)}\n\n"
+            f"**What the budget may have changed.** {as_markdown(experiment.caveat)}"
+        ),
+        show_table(experiment.table(found.runs)),
+    )
+    show_published(folder, without=without)
+
+
+def describe_results(profile: str, folder: Path, published: Mapping[str, Published]) -> str:
+    """Return in Markdown which results these are: profile, number of models, data, and where they were trained."""
+    path = folder / "environment.json"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        where = f", on a {facts['device']}, with torch {facts['packages']['torch']}" if facts else ""
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+        raise ParameterError(f"{path} is damaged ({error}): restore it or run `make reproduce` again") from error
+    done = [found.runs[found.runs["status"] == "done"] for found in published.values()]
+    models = {run_id for runs in done for run_id in runs["run_id"]}
+    data = dict.fromkeys(str(found.experiment.dataset) for found in published.values())
+    n_experiments = f"{len(published)} experiment{'s' if len(published) != 1 else ''}"
+    words = as_markdown(f"Profile {profile}: {n_experiments}, {len(models)} models, on {', '.join(data)}{where}.")
+    return words + (" [All packages](environment.json)." if facts else "")
+
+
+def history_of(found: Published) -> pd.DataFrame:
+    """Return an experiment's history; one without rows where none was published."""
+    return pd.DataFrame(columns=["run_id", "step"]) if found.history is None else found.history
+
+
+def describe_missing(
+    published: Mapping[str, Published], wanted: Mapping[str, Experiment], others: Iterable[str]
+) -> str:
+    """Return in Markdown what a profile asks for and its results lack, a line per experiment, then profiles not run."""
+    lines = [f"{wanted[name].title}: no run of it." for name in wanted if name not in published]
+    for experiment, runs, _ in published.values():
+        lacking = runs[runs["status"] != "done"]
+        if lacking.empty:
+            continue
+        reasons = ", ".join(f"{n} {reason}" for reason, n in lacking["status"].value_counts().items())
+        parts = [f"{len(lacking)} of {len(runs)} runs have no result ({reasons})"]
+        for column in experiment.conditions:
+            done = set(runs.loc[runs["status"] == "done", column]) if column in runs else set()
+            without = [value for value in dict.fromkeys(lacking[column]) if value not in done] if done else []
+            words = [objective_name(value) if isinstance(value, str) else format_number(value) for value in without]
+            if words:
+                parts.append(f"none for {label(column)} {', '.join(words)}")
+        lines.append(f"{experiment.title}: {'; '.join(parts)}.")
+    if names := ", ".join(others):
+        lines.append(f"No results of these profiles are published: {names}.")
+    return "\n".join(f"- {as_markdown(line)}" for line in lines) or "Every run of this profile has a result."
 
 
 def list_deviations() -> list[tuple[str, str]]:
@@ -293,47 +369,3 @@ def list_deviations() -> list[tuple[str, str]]:
             text = re.sub(r"\s*\n\s*#?\s*", " ", match.group(1)).strip()
             found.append((path.relative_to(PROJECT_ROOT).as_posix(), text))
     return found
-
-
-def describe_budget(experiment: Experiment, runs: pd.DataFrame) -> str:
-    """Say in one sentence what the numbers of an experiment rest on."""
-    n_seeds = len(experiment.seeds)
-    seconds = runs["train_seconds"].sum() if "train_seconds" in runs else 0.0
-    sizes = sorted(set(runs["n_train"]))
-    epochs = [f"{experiment.steps * experiment.batch_size / n:.3g}" for n in sizes]
-    return (
-        f"{len(runs)} runs on {experiment.dataset}, {n_seeds} seed{'s' if n_seeds > 1 else ''}, "
-        f"{', '.join(f'{n:,}' for n in sizes)} training images, {experiment.steps:,} steps of {experiment.batch_size} "
-        f"({', '.join(epochs)} epoch{'' if epochs == ['1'] else 's'}), {seconds:,.0f} s of training in all"
-    )
-
-
-def _markdown(content: dict[str, Any]) -> str:
-    parts = [
-        f"# InfoVAE, reproduced: profile `{content['profile']}`",
-        content["summary"],
-        *([to_markdown(content["verdicts"])] if len(content["verdicts"]) else []),
-        "In 10 latent dimensions, or the nearest to it; in each cell the value of every seed:",
-        to_markdown(content["headline"]),
-        "## The paper's claims",
-        content["reading"],
-    ]
-    for group in content["claims"]:
-        parts += [f"### {group['title']}: {group['counts']}", to_markdown(group["frame"])]
-    for section in content["sections"]:
-        name = section["name"]
-        parts += [
-            f"## {section['title']}",
-            f"{section['budget']}. [Executed notebook]({name}/notebook.ipynb), [its page]({name}/notebook.html), "
-            f"[every run]({name}/runs.csv), [table as CSV]({name}/table.csv).",
-            f"    {section['command']}",
-            f"**What the budget may have changed.** {section['caveat']}",
-        ]
-        parts.append(to_markdown(section["table"]))
-        for figure, words in section["figures"].items():
-            parts += [f"![{_bracketed(words['alt'])}]({name}/{figure}.png)", f"*{words['caption']}*"]
-    return "\n\n".join([*parts, content["discussion"]]) + "\n"
-
-
-def _bracketed(text: str) -> str:
-    return text.replace("[", r"\[").replace("]", r"\]")

@@ -164,7 +164,7 @@ def _publish_experiment(experiment: Experiment, folder: Path, start: float) -> l
 
 
 def report(profile: str, folder: Path) -> list[str]:
-    """Execute the report's notebook and write tables, claims and pages, all from the published runs.csv files.
+    """Execute the report's notebook and write tables, claims and pages, all from what is published.
 
     Returns
     -------
@@ -184,17 +184,13 @@ def report(profile: str, folder: Path) -> list[str]:
 
 
 def _write_report(profile: str, folder: Path) -> list[str]:
-    from infovae.notebooks import REPORT_NOTEBOOK, NotebookError, execute, isolated
-    from infovae.report import write_report
+    from infovae.notebooks import NotebookError, execute_report
 
-    problems = []
     try:
-        execute(REPORT_NOTEBOOK, {"profile": profile}, folder / "report", proof="claims.csv")
+        execute_report(profile, folder)
     except NotebookError as error:
-        problems.append(str(error))
-    with isolated():
-        write_report(profile, folder)  # last: it links every page to the index
-    return problems
+        return [str(error)]
+    return []
 
 
 def verify(profile: str) -> tuple[list[Comparison], list[str]]:

@@ -36,11 +36,11 @@ def compare(committed: Path, reproduced: Path) -> list[Comparison]:
     """Compare two results folders, one line per condition of every experiment of the committed one."""
     old, new = load_published(committed), load_published(reproduced)
     lines: list[Comparison] = []
-    for name, (experiment, runs) in old.items():
+    for name, (experiment, runs, _) in old.items():
         if name not in new:
             lines.append(Comparison(name, "the whole experiment", "different", "it was not reproduced"))
             continue
-        lines += [Comparison(name, *line) for line in _compare_conditions(experiment, runs, new[name][1])]
+        lines += [Comparison(name, *line) for line in _compare_conditions(experiment, runs, new[name].runs)]
     return lines
 
 

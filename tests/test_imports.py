@@ -31,7 +31,7 @@ LAYERS = [
     ["cluster"],
     ["sweep"],
     ["experiments"],
-    ["verdicts", "claims", "old_verdicts", "old_claims", "site", "tables", "ledger", "report", "verify"],
+    ["verdicts", "claims", "site", "report", "findings", "verify"],
     ["notebooks", "lab"],
     ["reproduce"],
     ["__main__"],

@@ -1,26 +1,38 @@
 """Reports say what was computed; damaged results are refused by name."""
 
 import json
+import math
 import re
+from html import unescape
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from infovae.claims import CLAIMS, ledger
 from infovae.config import PROJECT_ROOT, ParameterError
-from infovae.experiments import make_experiment
-from infovae.old_claims import ledger
+from infovae.experiments import MODULES, experiment_class, make_experiment
+from infovae.labels import LABELS, as_markdown
 from infovae.plotting import Captioned
 from infovae.report import (
-    discuss,
+    Published,
+    _load_history,
+    describe_missing,
     format_command,
-    format_headline,
+    format_table,
     list_deviations,
     load_published,
     publish,
-    write_report,
+    require_published,
+    show_claims,
+    show_published,
+    summarize,
+    to_markdown,
+    write_tables,
 )
 from infovae.reproduce import load_profile, parse_assignments, profile_names
+from infovae.site.markdown import markdown
 
 
 def is_of_this_version(folder: Path) -> bool:
@@ -30,7 +42,7 @@ def is_of_this_version(folder: Path) -> bool:
     except ParameterError:
         return False
     tables = {name: pd.read_csv(folder / name / "table.csv") for name, _ in published}
-    return all(list(experiment.table(runs)) == list(tables[name]) for name, (experiment, runs) in published)
+    return all(list(found.experiment.table(found.runs)) == list(tables[name]) for name, found in published)
 
 
 COMMITTED = sorted(
@@ -50,41 +62,6 @@ def test_command_gives_the_same_experiment(profile: str) -> None:
         assert make_experiment(name, parse_assignments([text for text in parameters if text])) == experiment
 
 
-def test_discussion_counts_what_the_ledger_says(tmp_path: Path) -> None:
-    experiment = make_experiment("latent_usage", {"seeds": [0, 1, 2]})
-    informed = {0: 2.0, 1: 2.01, 2: 2.02}  # nats at alpha = 1: claims below 1 are refuted, above it hold
-    rows = [
-        {"seed": s, "objective": o, "alpha": a, "lambda_": 1.0, "mutual_information": informed[s], "status": "done"}
-        for s in informed
-        for o, a in (("elbo", 0.0), ("mmd_annealed", 1.0))
-    ]
-    runs = pd.DataFrame(rows).assign(receptive_radius=8, decoder="pixelcnn", squared_mmd_validation=0.1)
-    claims = ledger({"latent_usage": runs})
-    text = discuss("quick", tmp_path, {"latent_usage": (experiment, runs)}, claims)
-    assert set(claims["verdict"]) == {"reproduced", "not reproduced", "not measured", "exact"}
-    assert "- Under the ELBO a decoder that can model the data alone ignores the code" in text
-    assert "Of the 2 verdicts that are decided, 2 stay as they are" in text and "and 0 turn" in text
-    assert "0 claims are *inconclusive*" in text and f"{experiment.title}.** {experiment.caveat}" in text
-
-
-def test_headline_is_in_ten_dimensions_or_the_nearest() -> None:
-    runs = pd.DataFrame(
-        {
-            "run_id": list("abcd"),
-            "objective": "mmd",
-            "latent_dim": [2, 8, 40, 8],
-            "seed": [0, 1, 0, 0],
-            "status": "done",
-        }
-    )
-    metrics = ("mutual_information", "squared_mmd", "log_det_cov_per_dim_test", "class_cross_entropy")
-    compared = runs.assign(**{name: [1.0, 2.0, 3.0, 4.0] for name in metrics})
-    labelled = runs.assign(svm_error_sampled=[0.1, 0.2, 0.3, 0.4])
-    published = {"divergence_comparison": (None, compared), "semi_supervised": (None, labelled)}
-    headline = format_headline(published)  # type: ignore[arg-type]
-    assert headline.to_numpy().tolist() == [["mmd", *["4 · 2"] * 4, "0.4 · 0.2"]]
-
-
 def test_figures_are_published_with_their_words(tmp_path: Path) -> None:
     figure = Captioned().captioned([1], "how to read it")
     figure.subplots().set_title("what it shows")
@@ -95,15 +72,11 @@ def test_figures_are_published_with_their_words(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes() == figure.to_png()
 
 
-def test_damaged_captions_are_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "latent_usage").mkdir()
-    (tmp_path / "latent_usage/parameters.json").write_text("{}")
-    runs = pd.DataFrame({"run_id": ["x"], "status": "done", "seed": 0, "receptive_radius": 4, "objective": "elbo"})
-    runs.assign(alpha=0.0, lambda_=1.0, n_train=9).to_csv(tmp_path / "latent_usage/runs.csv", index=False)
-    for content in ("{", "[]", '{"a": {}}', '{"a": 1}'):
-        (tmp_path / "latent_usage/captions.json").write_text(content)
-        with pytest.raises(ParameterError, match=r"captions\.json is damaged"):
-            write_report("quick", tmp_path)
+@pytest.mark.parametrize("content", ["{", "[]", '{"a": {}}', '{"a": 1}', '{"a": {"alt": "", "caption": ""}}'])
+def test_damaged_captions_are_refused_by_name(tmp_path: Path, content: str) -> None:
+    (tmp_path / "captions.json").write_text(content)
+    with pytest.raises(ParameterError, match=r"captions\.json is damaged"):
+        show_published(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["parameters.json", "runs.csv"])
@@ -121,7 +94,92 @@ def test_damaged_results_are_refused_by_name(tmp_path: Path, damage: str) -> Non
 
 def test_report_without_results_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="make reproduce PROFILE=quick"):
-        write_report("quick", tmp_path)
+        require_published("quick", tmp_path)
+
+
+def test_missing_runs_are_said_by_experiment_reason_and_condition() -> None:
+    wanted = {name: make_experiment(name, {}) for name in ("divergence_comparison", "latent_usage")}
+    runs = pd.DataFrame(
+        {
+            "status": ["done", "not run", "failed: <b>"],
+            "latent_dim": [10, 40, 10],
+            "objective": ["mmd", "mmd", "stein"],
+        }
+    )
+    published = {"divergence_comparison": Published(wanted["divergence_comparison"], runs, None)}
+    assert describe_missing(published, wanted, ["paper"]).splitlines() == [
+        "- Latent usage: no run of it.",
+        "- Divergence comparison: 2 of 3 runs have no result (1 not run, 1 failed: \\<b>); none for latent dimension "
+        "40; none for objective Stein.",
+        "- No results of these profiles are published: paper.",
+    ]
+    whole = {"latent_usage": Published(wanted["latent_usage"], runs.assign(status="done"), None)}
+    assert "Every run" in describe_missing(whole, {"latent_usage": wanted["latent_usage"]}, [])
+
+
+def test_ledger_is_shown_whole_and_what_is_decided_stands_first() -> None:
+    claims = ledger({})
+    verdicts = ["not reproduced", "reproduced", *["inconclusive"] * (len(claims) - 2)]
+    shown = str(show_claims(claims.assign(verdict=verdicts, open_because="", at_half=0.5)).data).splitlines()
+    assert len(shown) == 2 + len(CLAIMS)
+    assert shown[2].startswith("| ✓ reproduced |") and shown[3].startswith("| ✗ not reproduced |")
+    assert all(any(as_markdown(claim.statement) in row for row in shown) for claim in CLAIMS.values())
+    assert summarize(claims) == f"Of {len(CLAIMS)} statements: 0 reproduced, 0 not reproduced, 0 inconclusive, " + (
+        f"{len(CLAIMS)} not measured."
+    )
+
+
+def test_history_without_a_finished_run_is_none(tmp_path: Path) -> None:
+    for content, is_none in (("\n", True), ("run_id,step\na,1\n", False)):
+        (tmp_path / "history.csv").write_text(content)
+        assert (_load_history(tmp_path / "history.csv") is None) == is_none
+
+
+TABLE = pd.DataFrame(
+    {
+        "objective": ["a_b", "mmd"],
+        "latent_dim": [2, 10],
+        "m": [0.123456, 1234567.0],
+        "m_ci95": [0.01, math.nan],
+        "n_seeds": [3, 1],
+        "nothing": [math.nan, math.nan],
+        "nothing_ci95": [math.nan, math.nan],
+        "n_missing": [0, 0],
+        "why_missing": ["", ""],
+    }
+)
+
+
+def test_mean_and_interval_stand_in_one_cell() -> None:
+    readable = format_table(TABLE)
+    assert list(readable["m"]) == ["0.123 ± 0.01", "1234567"]
+    assert list(readable) == ["objective", "latent dimension", "m", "seeds"]
+    assert list(readable["objective"]) == ["a_b", "MMD"]
+    assert list(format_table(TABLE.assign(n_missing=[0, 2], why_missing=["", "not run"])))[-2:] == [
+        "runs without a result", "why"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_column_that_a_reader_sees_has_words_of_its_own(name: str) -> None:
+    assert len(set(LABELS.values())) == len(LABELS)
+    cls = experiment_class(name)
+    assert {*cls.conditions, *cls.metrics} - {"objective", "variant", "rate"} <= set(LABELS)
+
+
+def test_markdown_table_survives_every_character() -> None:
+    assert to_markdown(pd.DataFrame({"a_b": ["x|y", "<i>"]})) == "| a\\_b |\n| :--- |\n| x\\|y |\n| \\<i> |"
+    text = r"\ ` * _ [a](b) <img src=x onerror=y> & &lt; | $x$ ~~z~~ \[ \begin{a}"
+    assert unescape(re.sub("<[^>]*>", "", markdown().render(as_markdown(text)))).strip() == text
+
+
+def test_latex_escapes_names(tmp_path: Path) -> None:
+    experiment = make_experiment("latent_usage", {})
+    runs = pd.DataFrame({"receptive_radius": [4], "objective": ["a_b"], "alpha": 1.0, "lambda_": 1.0})
+    write_tables(experiment, runs.assign(status="done", mutual_information=2.0), tmp_path)
+    latex = (tmp_path / "table.tex").read_text()
+    assert r"a\_b" in latex and "toprule" in latex
+    assert not [line for line in latex.splitlines() if "_" in line.replace(r"\_", "")]
 
 
 def test_every_deviation_of_the_code_is_listed() -> None:
@@ -136,18 +194,14 @@ def test_every_deviation_of_the_code_is_listed() -> None:
 
 
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda path: path.name)
-def test_committed_results_are_complete_and_recompute(folder: Path, tmp_path: Path) -> None:
+def test_committed_results_are_complete_and_recompute(folder: Path) -> None:
     published = load_published(folder)
-    assert set(published) == set(load_profile(folder.name))
-    for name, (experiment, runs) in published.items():
-        assert (runs["status"] == "done").all()
+    for name, (experiment, runs, _) in published.items():
         table = pd.read_csv(folder / name / "table.csv").fillna({"why_missing": ""})
         pd.testing.assert_frame_equal(experiment.table(runs), table, check_dtype=False, rtol=1e-9)
         executed = (folder / name / "notebook.ipynb").read_text(encoding="utf-8")
         assert '"output_type": "error"' not in executed
-        for wanted in ("parameters.json", "runs.csv"):
-            (tmp_path / name).mkdir(exist_ok=True)
-            (tmp_path / name / wanted).write_bytes((folder / name / wanted).read_bytes())
-    write_report(folder.name, tmp_path)
-    made, committed = (pd.read_csv(f / "claims.csv") for f in (tmp_path, folder))
-    pd.testing.assert_frame_equal(made, committed, rtol=1e-9)
+    histories = {name: found.history for name, found in published.items() if found.history is not None}
+    made = ledger({name: found.runs for name, found in published.items()}, histories)
+    committed = pd.read_csv(folder / "claims.csv")
+    pd.testing.assert_frame_equal(pd.read_csv(StringIO(made.to_csv(index=False))), committed, rtol=1e-9)

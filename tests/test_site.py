@@ -1,19 +1,19 @@
 """Pages load nothing from elsewhere, say what their figures show, and can be read in a browser without an error."""
 
 import json
-import math
 import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import nbformat
 import pytest
 
 from infovae.config import PROJECT_ROOT
-from infovae.site import draw_interval, read, render_discussion, render_notebook
+from infovae.site import SYMBOLS, read, render_markdown, render_notebook
 
 RESULTS = PROJECT_ROOT / "results"
 PAGES = sorted(path for path in RESULTS.glob("*/**/*.html") if path.relative_to(RESULTS).parts[0] != "custom")
@@ -93,45 +93,81 @@ def test_check_sees_a_request(tmp_path: Path, damage: str) -> None:
         check(path)
 
 
+def make_page(folder: Path, cells: list[nbformat.NotebookNode], **options: Any) -> Page:
+    """Return the page of a notebook of some cells."""
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "notebook.ipynb")
+    (folder / "page.html").write_text(render_notebook(folder / "notebook.ipynb", **options), encoding="utf-8")
+    return Page(folder / "page.html")
+
+
+def show(data: dict[str, str], **metadata: Any) -> nbformat.NotebookNode:
+    """Return a cell of code, with what it shows."""
+    return nbformat.v4.new_code_cell("x = 1", outputs=[nbformat.v4.new_output("display_data", data, metadata=metadata)])
+
+
 def test_notebook_becomes_a_page(tmp_path: Path) -> None:
-    words = {"image/png": {"alt": 'a "b" <c>'}}
-    image = nbformat.v4.new_output("display_data", {"image/png": "iVBORw0KGgo="}, metadata=words)
-    cells = [nbformat.v4.new_markdown_cell("# A & B"), nbformat.v4.new_code_cell("x = 1", outputs=[image])]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebook.ipynb")
-    (tmp_path / "page.html").write_text(render_notebook(tmp_path / "notebook.ipynb"))
-    page = Page(tmp_path / "page.html")
+    image = show({"image/png": "iVBORw0KGgo="}, **{"image/png": {"alt": 'a "b" <c>'}})
+    cells = [nbformat.v4.new_markdown_cell("# A & B\n\n## C\n\n## C"), image]
+    page = make_page(tmp_path, cells, home="../index.html", command='make run PARAMS="<b>"')
     assert page.all("img")[0]["alt"] == 'a "b" <c>'
-    assert "<title>A &amp; B · InfoVAE" in page.text and page.links == ["#main", "notebook.ipynb"]
+    assert "<title>A &amp; B · InfoVAE" in page.text
+    assert page.links == ["#main", "../index.html", "notebook.ipynb", "#c", "#c-2"]
+    assert "<code>make run PARAMS=" in page.text and not page.all("b")
     assert 'class="highlight' in page.text
     assert page.all("meta")[1]["content"] == "script-src 'none'", "no text of a result may run in a reader's browser"
+    assert 'class="highlight' not in make_page(tmp_path, cells, code=False).text.partition("</style>")[2]
 
 
-def test_interval_lies_on_its_side_of_the_bound() -> None:
-    drawn = draw_interval(low=1.0, mean=2.0, high=3.0, bound=0.5)
-    start, end = map(float, re.findall(r"M([\d.]+) 10H([\d.]+)", drawn)[0])
-    (dot,) = map(float, re.findall(r'cx="([\d.]+)"', drawn))
-    assert 80 < start < dot < end <= 160 and dot - start == pytest.approx(end - dot, abs=0.2)
-    assert "interval" not in draw_interval(math.nan, -1.0, math.nan, 0.0)
-    assert float(re.findall(r'cx="([\d.]+)"', draw_interval(math.nan, -1.0, math.nan, 0.0))[0]) < 80
-    assert "circle" not in draw_interval(math.nan, math.nan, math.nan, 0.0)
+def test_published_figure_is_loaded_by_its_name(tmp_path: Path) -> None:
+    words = {"alt": "[x] <y>", "src": "experiment/a b.png", "width": 300}
+    cells = [show({"image/png": "iVBORw0KGgo="}, **{"image/png": words})]
+    page = make_page(tmp_path, cells)
+    assert page.loads == ["experiment/a b.png"] and page.all("img")[0]["width"] == "300"
+    assert render_markdown(tmp_path / "notebook.ipynb").strip() == r"![\[x\] \<y>](experiment/a%20b.png)"
+
+
+def test_equations_become_mathml(tmp_path: Path) -> None:
+    page = make_page(tmp_path, [nbformat.v4.new_markdown_cell(r"# $q(z)$" + "\n\n$$\\frac{a}{b}$$\n\n$\\frac$ \\$5")])
+    assert [each["display"] for each in page.all("math")] == ["inline", "block"]
+    assert len(page.all("mfrac")) == 1 and "$$" not in page.text.partition("<main")[2]
+    assert "<code>\\frac</code> $5" in page.text, "what is no equation stands there as it is"
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT_ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_every_equation_of_a_notebook_converts(path: Path, tmp_path: Path) -> None:
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
+    page = make_page(tmp_path, cells)
+    prose = "".join(cell.source for cell in cells)
+    found = re.findall(r"(?s)<math.*?</math>", page.text.partition("<main")[2])
+    assert len(found) == len(re.findall(r"\$\$.+?\$\$|\$.+?\$", prose, re.S)) > 0
+    assert not [each for each in found if "\\" in each]
+
+
+EVIL = "<img src=x onerror=\"document.title='run'\"><script>document.title='run'</script>"
+
+
+@pytest.mark.parametrize("kind", ["text/markdown", "text/plain", "alt", "stream", "cell"])
+def test_no_text_becomes_markup(kind: str, tmp_path: Path) -> None:
+    cells = {
+        "cell": nbformat.v4.new_markdown_cell(f"# {EVIL}\n\n{EVIL}\n\n[a](javascript:{EVIL})\n\n$\\text{{{EVIL}}}$"),
+        "alt": show({"image/png": EVIL}, **{"image/png": {"alt": EVIL, "src": f"a{EVIL}"}}),
+        "stream": nbformat.v4.new_code_cell(EVIL, outputs=[nbformat.v4.new_output("stream", text=EVIL)]),
+    }
+    page = make_page(tmp_path, [cells.get(kind) or show({kind: EVIL})], command=EVIL, home=EVIL)
+    assert not page.all("script") and len(page.all("img")) == (kind == "alt")
+    assert not [attributes for _, attributes in page.tags if "onerror" in attributes]
+
+
+def test_cells_of_tables_say_what_they_hold(tmp_path: Path) -> None:
+    table = f"| a | b |\n| --- | --- |\n| ✗ not reproduced | {'word ' * 20}|"
+    page = make_page(tmp_path, [nbformat.v4.new_markdown_cell(table)])
+    assert [cell.get("class") for cell in page.all("td")] == ["not-reproduced", "long"]
+    assert all(head["scope"] == "col" for head in page.all("th"))
+    assert 'class="scroll" role="region" tabindex="0"><table>' in page.text
 
 
 def test_style_speaks_of_every_class_that_a_verdict_has() -> None:
-    assert all(f".{name}" in read("style.css") for name in ("reproduced", "exact", "not-reproduced", "inconclusive"))
-
-
-def test_discussion_lists_what_was_refuted() -> None:
-    given = {
-        "profile": "quick", "device": "cpu", "seeds": [2], "caveats": [("T", "C.")], "n_open": 3, "n_leaning": 2,
-        "n_dropped": 1, "n_unmeasured": 4, "n_pairs": 5, "n_both": 6, "n_agreeing": 6, "n_decided": 7, "n_stable": 8,
-        "n_turned": 9, "deviations": [("m.py", "text.")],
-    }  # fmt: skip
-    refuted = {"statement": "S.", "effect": "E", "measured": "1 [0.5, 2]", "bound": 0.0}
-    assert "- S. — E: 1 [0.5, 2], bound 0." in render_discussion(refuted=[refuted], **given)
-    text = render_discussion(refuted=[], **given)
-    assert "No claim was judged" in text and "`m.py`" in text and "trained on a CPU" in text
-    numbers = re.findall(r"\d", re.sub(r"50,000|16 channels|95 %", "", text.partition("### What the budget")[0]))
-    assert {*map(int, numbers)} >= set(range(1, 10)), "a number is missing"
+    assert all(f".{verdict.replace(' ', '-')}" in read("style.css") for verdict in SYMBOLS)
 
 
 def browse(path: Path, folder: Path) -> tuple[list[str], list[str]]:

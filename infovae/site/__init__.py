@@ -1,115 +1,102 @@
-"""Pages that can be read offline: the index of a results folder and a page per notebook, in one style.
+"""Executed notebooks as pages that can be read offline, all in one style, and the report's as Markdown too.
 
-Nothing here computes a result, and no page requests anything but the figures beside it. Templates, style and the prose
-of the discussion are the files beside this one.
+Nothing here computes a result, and no page requests anything but the figures beside it. Templates and style are the
+files beside this one.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import re
 from functools import lru_cache, partial
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from jinja2 import Environment
+from infovae.labels import as_markdown
 
-SYMBOLS = {"reproduced": "✓", "exact": "≡", "not reproduced": "✗", "inconclusive": "?", "not measured": "–"}
+SYMBOLS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?", "not measured": "–"}
 """What stands beside the word and the colour of a verdict."""
 
-
-def render_index(**content: Any) -> str:
-    """Return index.html; `content` is what the template names."""
-    page = _environment().get_template("index.html.j2").render(style=read("style.css"), symbols=SYMBOLS, **content)
-    return _set_scopes(page)
+LONG = 40
+"""Characters from which a cell of a table may be broken into lines."""
 
 
-def render_discussion(**content: Any) -> str:
-    """Return the discussion as Markdown: its prose with the numbers and lists of `content`."""
-    from jinja2 import Environment
-
-    environment = Environment(trim_blocks=True, lstrip_blocks=True)  # Markdown: nothing is escaped
-    return environment.from_string(read("discussion.md.j2")).render(**content).strip()
-
-
-def render_notebook(notebook: Path, home: str = "") -> str:
+def render_notebook(notebook: Path, home: str = "", command: str = "", code: bool = True) -> str:
     """Return an executed notebook as one page.
 
     Parameters
     ----------
     home : where the page's link to the index leads; empty for no link.
+    command : what makes the page's numbers; empty for none.
+    code : whether the page shows the cells of code, too, and not their outputs alone.
     """
     import nbformat
     from jinja2 import PackageLoader
     from nbconvert import HTMLExporter
 
-    loader = PackageLoader("infovae", "site")
-    exporter = HTMLExporter(template_file="notebook.html.j2", extra_loaders=[loader], exclude_anchor_links=True)
+    from infovae.site.markdown import markdown
+
+    exporter = HTMLExporter(
+        template_file="notebook.html.j2", extra_loaders=[PackageLoader("infovae", "site")], exclude_input=not code,
+        filters={"markdown2html": markdown().render},
+    )  # fmt: skip
     exporter.log.setLevel(logging.ERROR)
     content = nbformat.read(notebook, as_version=4)
     heading = re.search(r"^# (.+)$", "\n".join(cell.source for cell in content.cells), re.M)
-    files = sorted(path.name for path in notebook.parent.iterdir() if path.suffix == ".csv")
-    given = {
+    given: dict[str, Any] = {
         "home": home,
+        "command": command,
         "style": read("style.css") + _highlighting(),
-        "title": heading and heading[1],
-        "files": files,
+        "title": heading[1].replace("$", "") if heading else notebook.stem,
+        "files": sorted(path.name for path in notebook.parent.iterdir() if path.suffix == ".csv"),
     }
-    return _set_scopes(exporter.from_notebook_node(content, resources={"site": given})[0])
+    return _finish(exporter.from_notebook_node(content, resources={"site": given})[0])
 
 
-def _set_scopes(page: str) -> str:
-    """Say what each head of a table is the head of, where pandas and Markdown do not."""
+def render_markdown(notebook: Path) -> str:
+    """Return the texts and outputs of an executed notebook as Markdown, with its published figures by their names."""
+    import nbformat
+    from jinja2 import PackageLoader
+    from nbconvert import MarkdownExporter
+
+    loader = PackageLoader("infovae", "site")
+    filters = {"as_markdown": as_markdown}
+    exporter = MarkdownExporter(
+        template_file="report.md.j2", extra_loaders=[loader], exclude_input=True, filters=filters
+    )
+    text = exporter.from_notebook_node(nbformat.read(notebook, as_version=4))[0]
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def _finish(page: str) -> str:
+    """Give tables what Markdown and pandas cannot, and the page its contents."""
     for part, scope in (("thead", "col"), ("tbody", "row")):
         page = re.sub(f"(?s)<{part}>.*?</{part}>", partial(_set_scope, scope=scope), page)
-    return page
+    page = re.sub(r"<td[^>]*>((?:(?!</?td).)*)</td>", _mark_cell, page)
+    page = re.sub(r"<table(?=[\s>])", '<div aria-label="table" class="scroll" role="region" tabindex="0"><table', page)
+    page = page.replace("</table>", "</table></div>")
+    heads = re.findall(r'(?s)<h2 id="([^"]*)">(.*?)</h2>', page)
+    return page.replace(
+        "<!-- contents -->", "".join(f'<li><a href="#{name}">{words}</a></li>' for name, words in heads)
+    )
 
 
 def _set_scope(match: re.Match[str], scope: str) -> str:
     return re.sub(r"<th(?![^>]*scope)(?=[\s>])", f'<th scope="{scope}"', match[0])
 
 
-def draw_interval(low: float, mean: float, high: float, bound: float) -> str:
-    """Return an effect and its interval against its bound as a small SVG, on a scale of its own.
-
-    The bound is the line in the middle, the side where the claim holds is tinted. Numbers that stand beside it say the
-    same, so that it is hidden from screen readers.
-    """
-    half, middle = 78, 80
-    ends = [value - bound for value in (low, mean, high) if not math.isnan(value)]
-    scale = (half - 6) / (max(map(abs, ends), default=0) or 1)
-    parts = [
-        f'<rect class="holds" x="2" y="1" width="{half}" height="18"/>',
-        f'<path class="bound" d="M{middle} 0V20"/>',
-    ]
-    if not math.isnan(low):
-        start, end = (middle + scale * (value - bound) for value in (low, high))
-        parts.append(f'<path class="interval" d="M{start:.1f} 10H{end:.1f}M{start:.1f} 6V14M{end:.1f} 6V14"/>')
-    if not math.isnan(mean):
-        parts.append(f'<circle cx="{middle + scale * (mean - bound):.1f}" cy="10" r="3.5"/>')
-    return f'<svg viewBox="0 0 160 20" width="160" height="20" aria-hidden="true">{"".join(parts)}</svg>'
+def _mark_cell(match: re.Match[str]) -> str:
+    """Say in a cell's class that it is a verdict, or long."""
+    symbols = "".join(map(re.escape, SYMBOLS.values()))
+    verdict = re.match(rf"[{symbols}] ({'|'.join(SYMBOLS)})", match[1])
+    name = verdict[1].replace(" ", "-") if verdict else "long" if len(match[1]) > LONG else ""
+    return f'<td class="{name}">{match[1]}</td>' if name else f"<td>{match[1]}</td>"
 
 
 def read(name: str) -> str:
     """Return the text of a file of this package."""
     return resources.files("infovae.site").joinpath(name).read_text(encoding="utf-8")
-
-
-@lru_cache
-def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader
-    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-
-    environment = Environment(
-        loader=PackageLoader("infovae", "site"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    markdown = MarkdownWithMath(renderer=IPythonRenderer(escape=True, exclude_anchor_links=True))
-    environment.filters["markdown"] = markdown.render
-    environment.globals["draw_interval"] = draw_interval
-    return environment
 
 
 @lru_cache
