@@ -39,6 +39,10 @@ FETCH_SECONDS = 60
 STOPPED = "stopped. Finished runs, and the last checkpoints of the others, are kept: run it again to go on from there."
 
 
+class ClusterError(RuntimeError):
+    """A cluster that cannot be reached, or was lost."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A sweep that was interrupted; in a notebook one sentence stands for the traceback."""
 
@@ -86,7 +90,7 @@ def execute(
 
     Raises
     ------
-    RuntimeError
+    ClusterError
         When no scheduler answers, or it is lost.
     Interrupted
         When the user interrupts.
@@ -147,7 +151,7 @@ class _Driver:
                 if client.status == "running":
                     raise
             if client.status != "running":
-                raise RuntimeError(f"the scheduler is gone: {STOPPED}")
+                raise ClusterError(f"the scheduler is gone: {STOPPED}")
         return self.failures
 
     def _assign(self) -> None:
@@ -339,7 +343,7 @@ def _kill_workers(cluster: LocalCluster) -> None:
 
 
 def _require_scheduler(address: str) -> None:
-    """Raise RuntimeError unless a scheduler answers within seconds: Dask's client waits for a mute one for ever."""
+    """Raise ClusterError unless a scheduler answers within seconds: Dask's client waits for a mute one for ever."""
     from distributed import Security
     from distributed.comm import connect as reach
 
@@ -352,7 +356,7 @@ def _require_scheduler(address: str) -> None:
             thread.submit(lambda: asyncio.run(greet())).result()
     except (OSError, ValueError, RuntimeError, TypeError) as error:  # Dask raises the last two for TLS settings
         reason = str(error) or "connected, but no answer"
-        raise RuntimeError(f"no scheduler answers at DASK_SCHEDULER_ADDRESS={shorten(address)}: {reason}") from error
+        raise ClusterError(f"no scheduler answers at DASK_SCHEDULER_ADDRESS={shorten(address)}: {reason}") from error
 
 
 def count_workers() -> int:
