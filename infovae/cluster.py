@@ -13,6 +13,7 @@ import queue
 import secrets
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -36,6 +37,10 @@ FETCH_SECONDS = 60
 
 
 STOPPED = "stopped. Finished runs, and the last checkpoints of the others, are kept: run it again to go on from there."
+
+
+class ClusterError(RuntimeError):
+    """A cluster that cannot be reached, or was lost."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -85,7 +90,7 @@ def execute(
 
     Raises
     ------
-    RuntimeError
+    ClusterError
         When no scheduler answers, or it is lost.
     Interrupted
         When the user interrupts.
@@ -146,7 +151,7 @@ class _Driver:
                 if client.status == "running":
                     raise
             if client.status != "running":
-                raise RuntimeError(f"the scheduler is gone: {STOPPED}")
+                raise ClusterError(f"the scheduler is gone: {STOPPED}")
         return self.failures
 
     def _assign(self) -> None:
@@ -255,7 +260,7 @@ def connect(n_jobs: int) -> Iterator[Client]:
     """Connect to the cluster that DASK_SCHEDULER_ADDRESS names, else start one on this machine's loopback.
 
     The local one has one single-threaded worker per core, or per GPU where there are some; INFOVAE_WORKERS overrides
-    the number.
+    the number. Its connections admit nobody who does not hold the key that it makes for itself.
     """
     import dask
     from distributed import Client
@@ -269,31 +274,48 @@ def connect(n_jobs: int) -> Iterator[Client]:
             with Client(address, timeout="20s") as client:
                 yield client
             return
-        thread = ThreadPoolExecutor(1)
-        starting = thread.submit(_start_cluster, max(1, min(count_workers(), n_jobs)))
-        thread.shutdown(wait=False)
-        try:
-            with Client(starting.result()) as client:
-                try:
-                    yield client
-                except BaseException:
-                    _kill_workers(starting.result())
-                    raise
-        finally:  # at once, or when it has started
-            starting.add_done_callback(lambda done: done.exception() or done.result().close())
+        with _connect_locally(max(1, min(count_workers(), n_jobs))) as client:
+            yield client
 
 
-def _start_cluster(n_workers: int) -> LocalCluster:
+@contextmanager
+def _connect_locally(n_workers: int) -> Iterator[Client]:
+    from distributed import Client
+
+    # Dask's own choice below /tmp may be another user's folder, and whoever owns it has modules imported from there
+    scratch = tempfile.TemporaryDirectory(prefix="infovae-", ignore_cleanup_errors=True)
+    thread = ThreadPoolExecutor(1)
+    starting = thread.submit(_start_cluster, n_workers, scratch.name)
+    thread.shutdown(wait=False)
+
+    def tidy_up(_: object) -> None:
+        if not starting.exception():
+            starting.result().close()
+        scratch.cleanup()
+
+    try:
+        with Client(starting.result()) as client:
+            try:
+                yield client
+            except BaseException:
+                _kill_workers(starting.result())
+                raise
+    finally:  # at once, or when it has started
+        starting.add_done_callback(tidy_up)
+
+
+def _start_cluster(n_workers: int, scratch: str) -> LocalCluster:
     """Start workers that a terminal's Ctrl-C does not reach: they inherit from this thread that SIGINT is blocked."""
     import dask
-    from distributed import LocalCluster
+    from distributed import LocalCluster, Security
     from distributed.system import MEMORY_LIMIT
 
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     settings = {
+        "temporary-directory": scratch,
         "distributed.scheduler.active-memory-manager.start": False,
         "distributed.scheduler.allowed-failures": 0,  # what a worker's death means is decided here
-        "distributed.scheduler.http.routes": [],  # nobody looks at them, and they ask for no certificate
+        "distributed.scheduler.http.routes": [],  # web pages ask nobody for a certificate
         "distributed.worker.http.routes": [],
         # Dask's own settings hand every freed tensor back to the system: training took 2.2 times as long
         "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**30,
@@ -303,7 +325,9 @@ def _start_cluster(n_workers: int) -> LocalCluster:
     with dask.config.set(settings):
         return LocalCluster(
             n_workers=n_workers, threads_per_worker=1, processes=True, host="127.0.0.1",
+            protocol="tls", security=Security.temporary(),
             memory_limit=MEMORY_LIMIT // n_workers,
+            scheduler_kwargs={"dashboard": False},
             dashboard_address="127.0.0.1:0",  # any free port, so that one in use is no matter
             silence_logs=logging.CRITICAL + 1,
         )  # fmt: skip
@@ -319,7 +343,7 @@ def _kill_workers(cluster: LocalCluster) -> None:
 
 
 def _require_scheduler(address: str) -> None:
-    """Raise RuntimeError unless a scheduler answers within seconds: Dask's client waits for a mute one for ever."""
+    """Raise ClusterError unless a scheduler answers within seconds: Dask's client waits for a mute one for ever."""
     from distributed import Security
     from distributed.comm import connect as reach
 
@@ -332,7 +356,7 @@ def _require_scheduler(address: str) -> None:
             thread.submit(lambda: asyncio.run(greet())).result()
     except (OSError, ValueError, RuntimeError, TypeError) as error:  # Dask raises the last two for TLS settings
         reason = str(error) or "connected, but no answer"
-        raise RuntimeError(f"no scheduler answers at DASK_SCHEDULER_ADDRESS={shorten(address)}: {reason}") from error
+        raise ClusterError(f"no scheduler answers at DASK_SCHEDULER_ADDRESS={shorten(address)}: {reason}") from error
 
 
 def count_workers() -> int:

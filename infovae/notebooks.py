@@ -220,14 +220,22 @@ def isolated() -> Iterator[None]:
 
 
 def _own_kernel() -> type[Any]:
-    """Return a kernel manager that starts the running interpreter's kernel, whatever "python3" is to Jupyter."""
+    """Return a kernel manager that starts the running interpreter's kernel, whatever "python3" is to Jupyter.
+
+    What the kernel says on loopback is encrypted: other users of the machine cannot read along.
+    """
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
     class OwnKernelManager(AsyncKernelManager):
+        transport_encryption = "auto"
+
         @property
         def kernel_spec(self) -> KernelSpec:
-            return KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"])
+            return KernelSpec(
+                argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+                metadata={"supported_encryption": "curve"},
+            )
 
     return OwnKernelManager
 
@@ -242,7 +250,6 @@ def _run(source: Path, target: Path, parameters: dict[str, Any]) -> str:
         papermill.execute_notebook(
             str(source), str(target), parameters, kernel_name="python3", iopub_timeout=60, progress_bar=False,
             cwd=str(PROJECT_ROOT), log_output=False, kernel_manager_class=_own_kernel(),
-            extra_arguments=["--IPKernelApp.log_level=40"],  # its note on unencrypted loopback is for shared machines
         )  # fmt: skip
     except PapermillExecutionError as error:
         return f"{error.ename}: {error.evalue}"

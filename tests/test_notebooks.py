@@ -372,7 +372,10 @@ def test_what_is_published_tells_nothing_of_where_it_was_made(
 def test_the_users_own_settings_stay_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, execute_cell: Callable[..., nbformat.NotebookNode]
 ) -> None:
-    """Neither matplotlib's nor IPython's nor Jupyter's; a kernel called python3 of another environment is not ours."""
+    """Neither matplotlib's nor IPython's nor Jupyter's; a kernel called python3 of another environment is not ours.
+
+    What ours says is encrypted.
+    """
     home = tmp_path / "home"
     spec = '{"argv": ["/nowhere/python", "-f", "{connection_file}"], "language": "python", "display_name": "theirs"}'
     files = {
@@ -393,8 +396,9 @@ def test_the_users_own_settings_stay_out(
     for name in ("MPLCONFIGDIR", "MATPLOTLIBRC", "XDG_CONFIG_HOME", "IPYTHONDIR", "JUPYTER_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)
     source = "import matplotlib as m; print(m.rcParams['image.origin'], m.rcParams['axes.facecolor'])"
+    source += "; import ipykernel as k; print('curve_secretkey' in k.get_connection_info(unpack=True))"
     notebook = execute_cell(WRITE.format(names=["table.csv"]) + source)
-    assert [output.get("text") for output in notebook.cells[-1].outputs] == ["upper white\n"]
+    assert [output.get("text") for output in notebook.cells[-1].outputs] == ["upper white\nTrue\n"]
     assert (tmp_path / "published/notebook.html").read_text() != "theirs"
 
 

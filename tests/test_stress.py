@@ -1,10 +1,11 @@
-"""What takes minutes: killed at random moments, spread over machines without a common disk, ten thousand runs.
+"""What takes minutes: killed at random moments, spread over machines without a common disk, attacked, 10,000 runs.
 
 Not part of `make test`; `make stress` runs it and writes what it saw to results/stress.md.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -18,11 +19,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import dask
 import nbformat
 import pandas as pd
 import pytest
+import zmq
+import zmq.asyncio
+from conftest import tiny
+from distributed import Security, comm
 from safetensors import safe_open
 
+from infovae.cluster import ClusterError, connect
 from infovae.config import PROJECT_ROOT, PixelConfig
 from infovae.store import Store
 from infovae.sweep import Task, sweep
@@ -238,6 +245,132 @@ def test_cluster_of_machines_without_a_common_disk_gives_the_same_tables(
         "smoke profile on a Dask scheduler and four workers in network namespaces of their own without a common disk, "
         "one killed during a run, one joining late: tables byte-identical to the local ones; "
         f"{time.perf_counter() - begin:.0f} s"
+    )
+
+
+def documented_tls(folder: Path) -> dict[str, str]:
+    """Make a certificate in a folder and return the variables that name it, both by the lines of docs/cluster.md."""
+    text = (PROJECT_ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").partition("## Security")[2]
+    lines = "\n".join(line.strip() for line in text.splitlines() if line.startswith("    "))
+    folder.mkdir()
+    shell = subprocess.run(["sh", "-ec", f"{lines}\nenv"], cwd=folder, capture_output=True, text=True, check=True)
+    variables = dict(line.split("=", 1) for line in shell.stdout.splitlines() if line.startswith("DASK_"))
+    assert len(variables) == 8 and len(list(folder.iterdir())) == 2
+    return variables
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
+def test_cluster_with_tls_as_documented_works_and_admits_nobody_else(
+    tmp_path: Path, report: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, foreign = documented_tls(tmp_path / "ours"), documented_tls(tmp_path / "foreign")
+
+    def start_dask(*arguments: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", *arguments, "--no-dashboard"]
+        environment = {**os.environ, **ours, "PYTHONPATH": str(PROJECT_ROOT), "INFOVAE_DEVICE": "cpu"}
+        with (tmp_path / "cluster.log").open("ab") as log:
+            return subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log)
+
+    def settings(variables: dict[str, str]) -> dict[str, str]:
+        """Return what Dask makes of environment variables when a process starts."""
+        return {name.removeprefix("DASK_").replace("__", ".").lower(): value for name, value in variables.items()}
+
+    begin = time.perf_counter()
+    where = tmp_path / "scheduler.json"
+    running = [
+        start_dask("distributed.cli.dask_scheduler", "--host=127.0.0.1", "--port=0", f"--scheduler-file={where}")
+    ]
+    try:
+        while not where.exists():
+            assert running[0].poll() is None, (tmp_path / "cluster.log").read_text()
+            time.sleep(0.2)
+        address = json.loads(where.read_text())["address"]
+        assert address.startswith("tls://127.0.0.1:")
+        worker = ("--nthreads=1", f"--local-directory={tmp_path / 'scratch'}")
+        running.append(start_dask("distributed.cli.dask_worker", address, *worker))
+        strangers = [(address.replace("tls", "tcp"), {}), (address, {}), (address, foreign)]
+        for place, variables in strangers:
+            monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", place)
+            reason = f"no scheduler answers at DASK_SCHEDULER_ADDRESS='{place}'"
+            with dask.config.set(settings(variables)), pytest.raises(ClusterError, match=reason), connect(1):
+                pass
+        with dask.config.set(settings(ours)):
+            runs = sweep([Task(tiny(steps=5))], Store(tmp_path / "store"))
+        assert runs["status"].item() == "done", (tmp_path / "cluster.log").read_text()
+    finally:
+        for process in running:
+            process.terminate()  # killed, the nanny would leave its worker behind
+            process.wait()
+    report.append(
+        "a scheduler and a worker with TLS, by the lines of docs/cluster.md: a run is trained; refused in one line: "
+        f"who comes without TLS, without a certificate, with another; {time.perf_counter() - begin:.0f} s"
+    )
+
+
+def listening(pids: list[int]) -> list[int]:
+    """Return the TCP ports that processes listen on; none may be open beyond loopback."""
+    inodes = set()
+    for pid in pids:
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                inodes.add(os.readlink(descriptor).removeprefix("socket:[").removesuffix("]"))
+    ports = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *rest = line.split()
+            if state == "0A" and rest[5] in inodes:
+                address, port = local.split(":")
+                assert address == "0100007F", f"{address} is not 127.0.0.1"
+                ports.append(int(port, 16))
+    return ports
+
+
+async def attack(ports: list[int]) -> list[str]:
+    """Return what a stranger achieves at ports of this machine: by Dask without TLS, with TLS, as a kernel's reader."""
+    achieved: list[str] = []
+
+    async def as_client(port: int, protocol: str, security: Security) -> None:
+        with contextlib.suppress(OSError):
+            arguments = security.get_connection_args("client")
+            (await comm.connect(f"{protocol}://127.0.0.1:{port}", timeout=20, **arguments)).abort()
+            achieved.append(f"{protocol} to {port}")
+
+    async def as_reader(port: int) -> None:
+        socket = zmq.asyncio.Context.instance().socket(zmq.SUB)
+        socket.subscribe(b"")
+        socket.connect(f"tcp://127.0.0.1:{port}")
+        if await socket.poll(20_000):
+            achieved.append(f"read {await socket.recv()!r} at {port}")
+        socket.close(linger=0)
+
+    plain, foreign = Security(require_encryption=False), Security.temporary()
+    attempts = [as_client(port, "tcp", plain) for port in ports] + [as_client(port, "tls", foreign) for port in ports]
+    await asyncio.gather(*attempts, *(as_reader(port) for port in ports))
+    return achieved
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux's list of ports")
+def test_another_user_of_the_machine_gets_in_nowhere(tmp_path: Path, report: list[str]) -> None:
+    """While the smoke profile trains and executes notebooks; TCP knows no users, so the attacker is this process."""
+    process = start(tmp_path / "home", TMPDIR=str(tmp_path))
+    try:
+        found: dict[str, list[int]] = {}
+        while len(found.get("kernel", [])) < 5:  # they listen last
+            assert process.poll() is None, (tmp_path / "home" / "log").read_text()
+            time.sleep(0.1)
+            with contextlib.suppress(OSError):  # a process ended while it was looked at
+                found = {kind: listening(pids) for kind, pids in children(process).items()}
+        ports = [port for kind in found.values() for port in kind]
+        assert len(found["driver"]) > 2 and found["worker"]
+        assert asyncio.run(attack(ports)) == []
+        folders = list(tmp_path.glob("infovae-*"))  # of the workers, and of the kernels
+        assert len(folders) > 1 and all(folder.stat().st_mode & 0o777 == 0o700 for folder in folders)
+    finally:
+        process.kill()
+        process.wait()
+    report.append(
+        f"a stranger at all {len(ports)} ports that the smoke profile listens on (by Dask without TLS, with TLS and a "
+        "certificate of its own, and as a reader of a kernel's output): got in nowhere"
     )
 
 

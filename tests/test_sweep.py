@@ -1,5 +1,6 @@
 """A sweep trains what is missing, once, gives the same numbers with any number of workers, and survives a bad run."""
 
+import asyncio
 import io
 import os
 import signal
@@ -10,10 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import dask
 import pandas as pd
 import pytest
+import requests
 import torch
 from conftest import execute_here, tiny
+from distributed import Security, comm
 
 from infovae import cluster, worker
 from infovae.checkpoint import to_bytes
@@ -55,22 +59,18 @@ VOLATILE = ["train_seconds"]
 def test_result_does_not_depend_on_the_number_of_workers(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor on whether there is a cluster, nor on how often its state is kept."""
+    """Nor on whether there is a cluster, nor on how often its state is kept: two workers, or all in this process."""
     tasks = [Task(tiny(seed=seed, objective="jensen"), (LATENT, SAMPLES, SEMI)) for seed in (0, 1, 2)]
-    frames = []
-    for workers in ("1", "3"):
-        monkeypatch.setenv("INFOVAE_WORKERS", workers)
-        monkeypatch.setenv("INFOVAE_CHECKPOINT_SECONDS", {"1": "60", "3": "0.2"}[workers])
-        frames.append(sweep(tasks, Store(tmp_path / f"store-{workers}")).drop(columns=VOLATILE))
-    pd.testing.assert_frame_equal(frames[0], frames[1], check_exact=True)
-    assert list(frames[0]["status"]) == ["done"] * 3
-    assert frames[0]["mutual_information"].nunique() == 3
+    with monkeypatch.context() as here:
+        here.setattr("infovae.sweep.execute", execute_here)
+        alone = sweep(tasks, Store(tmp_path / "store-alone")).drop(columns=VOLATILE)
+    monkeypatch.setenv("INFOVAE_WORKERS", "2")
+    monkeypatch.setenv("INFOVAE_CHECKPOINT_SECONDS", "0.2")
+    runs = sweep(tasks, store).drop(columns=VOLATILE)
+    pd.testing.assert_frame_equal(runs, alone, check_exact=True)
+    assert list(runs["status"]) == ["done"] * 3
+    assert runs["mutual_information"].nunique() == 3
     assert not list(tmp_path.rglob("checkpoint-*"))  # a finished run has none
-    monkeypatch.undo()
-    monkeypatch.setenv("INFOVAE_DEVICE", "cpu")
-    monkeypatch.setattr("infovae.sweep.execute", execute_here)
-    alone = sweep(tasks[:1], Store(tmp_path / "store-alone")).drop(columns=VOLATILE)
-    pd.testing.assert_frame_equal(alone, frames[0][:1], check_exact=True)
 
 
 def test_only_what_the_store_lacks_is_done(store: Store, here: None) -> None:
@@ -274,16 +274,41 @@ def test_workers_are_as_many_as_a_container_may_use(monkeypatch: pytest.MonkeyPa
     assert count_workers() == 2
 
 
-def test_nothing_listens_beyond_loopback_and_a_job_that_is_given_up_ends(
+async def is_answered(address: str, security: Security) -> bool:
+    """Return whether what listens at an address greets whoever has these credentials."""
+    try:
+        (await comm.connect(address, timeout=5, **security.get_connection_args("client"))).abort()
+    except OSError:
+        return False
+    return True
+
+
+def test_local_cluster_admits_nobody_else_and_a_job_that_is_given_up_ends(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Neither who comes without credentials nor who brings others; TLS settings for another cluster do not matter."""
     monkeypatch.setenv("INFOVAE_WORKERS", "1")
     monkeypatch.setenv("INFOVAE_DEVICE", "cpu")
-    with connect(1) as client:
+    other = {f"distributed.comm.tls.{name}": "none.pem" for name in ("ca-file", "scheduler.cert", "worker.cert")}
+    with dask.config.set({"distributed.comm.require-encryption": True, **other}), connect(1) as client:
         info = client.scheduler_info(n_workers=-1)
         (one,) = info["workers"].values()
-        addresses = [info["address"], one["nanny"], *info["workers"], client.dashboard_link]
-        assert len(addresses) == 4 and all("//127.0.0.1:" in address for address in addresses), addresses
+        addresses = [info["address"], one["nanny"], *info["workers"]]
+        listening = [*addresses, client.dashboard_link]
+        assert len(listening) == 4 and all("//127.0.0.1:" in address for address in listening), listening
+        assert requests.get(client.dashboard_link, timeout=60).status_code == 404
+        plain, foreign = Security(require_encryption=False, tls_ca_file=None), Security.temporary()
+
+        async def knock() -> list[bool]:
+            attempts = [is_answered(address, client.security) for address in addresses]
+            attempts += [is_answered(address.replace("tls:", "tcp:"), plain) for address in addresses]
+            attempts += [is_answered(address, foreign) for address in addresses]
+            return await asyncio.gather(*attempts)
+
+        assert asyncio.run(knock()) == [True] * 3 + [False] * 6
+        scratch = Path(one["local_directory"]).parents[1]
+        assert scratch.name.startswith("infovae-") and scratch.stat().st_mode & 0o777 == 0o700
+        assert not [path for path in sys.path if "dask" in path and not path.startswith(str(scratch))]
         job = Task(tiny(steps=1_000_000))
         arguments = plan([job], store)[task_id(job.config)].prepare()
         future = client.submit(do_run, "job", load_data("digits"), **arguments)
@@ -291,6 +316,7 @@ def test_nothing_listens_beyond_loopback_and_a_job_that_is_given_up_ends(
             time.sleep(0.1)
         client.cancel([future])
         assert client.submit(int, 3).result(timeout=60) == 3  # Dask does not stop a thread: the only one is free again
+    assert not scratch.exists()
 
 
 CLUSTER = """
@@ -333,10 +359,7 @@ def test_cluster_without_workers_is_waited_for_and_one_that_is_lost_ends_the_swe
     with pytest.raises(RuntimeError, match=r"the scheduler is gone: stopped. Finished runs, .* are kept"):
         sweep([Task(tiny(steps=1_000_000)), Task(tiny(steps=999_999))], store)
     process.wait()
-    assert (
-        not [record for record in caplog.records if record.name.startswith("infovae")]
-        and "Traceback" not in shown.getvalue()
-    )
+    assert not caplog.text and "Traceback" not in shown.getvalue()
 
 
 INTERRUPTED = """
