@@ -31,6 +31,7 @@ from infovae.store import StoreError, to_json, write_atomically
 log = logging.getLogger(__name__)
 
 SOURCE = PROJECT_ROOT / "notebooks"
+FIRST_NOTEBOOK = "01_infovae_in_one_page"
 REPORT_NOTEBOOK = "09_report"
 MANIFEST = ".published.json"
 """Names the files of a folder that were published there: the next publication replaces or removes these alone."""

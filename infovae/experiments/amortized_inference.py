@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -86,7 +86,7 @@ def plot_posteriors(runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarray
     drawn, axes = plotting.panels(len(floors) * len(columns), 1.8, 1.7, len(columns), sharex=True, sharey="row")
     for ax, (floor, (objective, alpha)) in zip(axes, itertools.product(floors, columns), strict=True):
         if (floor, objective, alpha) in found:
-            _draw_posteriors(ax, found[floor, objective, alpha])
+            draw_posteriors(ax, found[floor, objective, alpha])
         if floor == floors[0]:
             ax.set_title(objective_name(objective) + ("" if objective == "elbo" else f", α = {alpha:g}"), fontsize=9)
         ax.set(xlim=(-3.5, 3.5), xlabel="z" if floor == floors[-1] else None)
@@ -102,7 +102,8 @@ def plot_posteriors(runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarray
     )
 
 
-def _draw_posteriors(ax: Axes, kept: Mapping[str, np.ndarray]) -> None:
+def draw_posteriors(ax: Axes, kept: Mapping[str, Any]) -> None:
+    """Draw one panel of `plot_posteriors`, from what `quadrature.posterior_densities` returns."""
     minus, plus = kept["q_z_given_x"] @ kept["z"] / kept["q_z_given_x"].sum(1)  # on an even grid
     z = kept["z"] if plus >= minus else -kept["z"]
     colors = (plotting.PALETTE["jensen"], plotting.PALETTE["stein"])
