@@ -154,6 +154,9 @@ LABELS = {
     "nll_searched": f"{_NLL}, with fits from elsewhere, on a few images",
     "nll_missed": "nats that the fit missed on these",
     "nll_missed_std_error": "sampling error of what was missed, nats",
+    # the explorer
+    "median_distance": "distance to the nearest training image, median",
+    "near": "share nearer than 99 % of test images",
 }
 
 

@@ -164,8 +164,8 @@ def load(folder: str | Path, **selection: Any) -> TrainedModel:
     ----------
     folder : the results of a profile or of an experiment (`results/laptop`, `results/custom/latent_usage`), or a store
         (`.infovae`). What is published without weights is looked for in the user's own store.
-    selection : any fields of `RunConfig` and their values. Where several runs match, the one of the experiment
-        `divergence_comparison` is meant.
+    selection : any fields of `RunConfig` and their values. Where runs of several experiments match, that of the first
+        in `selection.PREFERRED` is meant.
 
     The device is the one that INFOVAE_DEVICE names, else the best one present.
 
@@ -176,7 +176,7 @@ def load(folder: str | Path, **selection: Any) -> TrainedModel:
     DataError
         When the record or the weights are damaged: which file.
     """
-    return _open(choose(folder, **selection))
+    return load_found(choose(folder, **selection))
 
 
 def train_model(images: Array, **settings: Any) -> TrainedModel:
@@ -212,8 +212,11 @@ def train_model(images: Array, **settings: Any) -> TrainedModel:
     return TrainedModel(trained.model, config, (grey.shape[1], grey.shape[2]), trained.history)
 
 
-def _open(run: Found) -> TrainedModel:
-    """Read a run's weights, of whose record and content not a bit may differ from what was written."""
+def load_found(run: Found) -> TrainedModel:
+    """Load a run that `selection` has found; of its record and weights not a bit may differ from what was written.
+
+    A `DataError` says which file is damaged.
+    """
     record = read_record(run.record, run.place)
     if record is None:
         raise DataError(f"{run.record} is damaged: restore it, or run `make reproduce` again")

@@ -26,8 +26,8 @@ from infovae.store import Store
 
 log = logging.getLogger(__name__)
 
-PREFERRED = "divergence_comparison"
-"""The experiment whose run is meant where runs of several match a selection."""
+PREFERRED = ("divergence_comparison", "family")
+"""Experiments in the order in which their runs are meant where several match a selection."""
 
 
 class Found(NamedTuple):
@@ -41,21 +41,29 @@ class Found(NamedTuple):
 
 
 def choose(folder: str | Path, **selection: Any) -> Found:
-    """Return the one run of a folder that a selection means: of several that match, the one of `PREFERRED`.
+    """Return the one run of a folder that a selection means: of several, the one of the first in `PREFERRED`.
 
     Raises
     ------
     ParameterError
         When there is none, or more than one: what there is.
     """
-    found = find(folder, **selection)
-    preferred = _ids(_folder(folder) / PREFERRED)
-    found = [run for run in found if run.run_id in preferred] or found
+    found = by_experiment(folder, find(folder, **selection))[0]
     if len(found) > 1:
         raise ParameterError(
             f"{len(found)} models in {folder} are {_words(selection)}: name more. {_differences(found)}"
         )
     return found[0]
+
+
+def by_experiment(folder: str | Path, found: list[Found]) -> list[list[Found]]:
+    """Return runs of a folder in groups, none empty: those of each experiment in `PREFERRED`, then the others."""
+    groups, left = [], list(found)
+    for experiment in PREFERRED:
+        ids = set(_ids(_folder(folder) / experiment))
+        groups.append([run for run in left if run.run_id in ids])
+        left = [run for run in left if run.run_id not in ids]
+    return [group for group in (*groups, left) if group]
 
 
 def find(folder: str | Path, **selection: Any) -> list[Found]:

@@ -30,7 +30,7 @@ LAYERS = [
     ["store", "worker"],
     ["selection"],
     ["models"],
-    ["transformer"],
+    ["transformer", "explore"],
     ["cluster"],
     ["sweep"],
     ["experiments"],

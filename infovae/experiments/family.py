@@ -11,6 +11,7 @@ from infovae import plotting
 from infovae.config import (
     Decoder,
     Draws,
+    Evaluation,
     LatentEvaluation,
     LikelihoodEvaluation,
     SemiSupervisedEvaluation,
@@ -61,12 +62,13 @@ class Family(ImageExperiment):
         likelihood = LikelihoodEvaluation(
             n_images=self.n_images, n_draws=self.n_draws, fit_steps=self.fit_steps, n_searched=0
         )
-        labelling: tuple[SemiSupervisedEvaluation, ...] = ()
+        evaluations: list[Evaluation] = [LatentEvaluation(n_images=self.n_codes), likelihood]
         if self.n_labels:
-            labelling = (SemiSupervisedEvaluation(n_labels=self.n_labels, n_draws=1, n_unlabelled=0, n_pool=N_POOL),)
-        evaluations = (LatentEvaluation(n_images=self.n_codes), *labelling, likelihood)
+            evaluations.append(
+                SemiSupervisedEvaluation(n_labels=self.n_labels, n_draws=1, n_unlabelled=0, n_pool=N_POOL)
+            )
         choices = product(seed=self.seeds, latent_dim=self.latent_dims, objective=self.objectives)
-        return [(self.config(**choice), evaluations) for choice in choices]
+        return [(self.config(**choice), tuple(evaluations)) for choice in choices]
 
     def members(self) -> pd.DataFrame:
         """Return what each objective is, its loss in TeX, and the weights that the paper's formula has for it."""
