@@ -31,7 +31,7 @@ def test_each_objective_has_one_model_of_the_nearest_dimension(store: Store, tmp
     assert list(explore.load_each(store.root, 3)) == ["elbo", "mmd"]  # of the comparison's dimensions the nearest
     assert list(explore.load_each(store.root, 3, exactly=True)) == ["elbo"]
     assert explore.load_each(store.root, 5, exactly=True) == {}
-    with pytest.raises(ParameterError, match="no model in .* is steps=3"):
+    with pytest.raises(ParameterError, match=r"no model in .* is steps=3"):
         explore.load_each(store.root, 2, steps=3)
     assert list(explore.tabulate(models.values())["objective"]) == ["VAE", "MMD"]
 
