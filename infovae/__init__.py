@@ -1,6 +1,26 @@
 """InfoVAE (Zhao, Song, Ermon, AAAI 2019), replicated: its experiments, its claims and their verdicts.
 
-Owns the version and nothing else: importing the package loads no library, so that the command line answers at once.
+`infovae.load` gives a trained model (see `infovae.models.load`), `infovae.InfoVAE` is a transformer for scikit-learn
+(see `infovae.transformer`). Importing the package loads no library, so that the command line answers at once: each of
+the two is imported when it is first asked for.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from infovae.models import load as load
+    from infovae.transformer import InfoVAE as InfoVAE
+
 __version__ = "0.1.0"
+
+_HOMES = {"load": "infovae.models", "InfoVAE": "infovae.transformer"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

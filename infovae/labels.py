@@ -30,6 +30,53 @@ OBJECTIVE_NAMES = {
 }
 """In the order in which figures have them."""
 
+OBJECTIVE_LINES = {
+    "elbo": ("the variational autoencoder: the whole rate is charged", r"R + K"),
+    "averaged_elbo": (
+        "what the authors’ code calls ELBO: the rate averaged over the dimensions of z, the reconstruction over pixels",
+        r"R + \tfrac{784}{d} K",
+    ),
+    "beta_vae": ("the rate is charged several times (β = λ)", r"R + \lambda K"),
+    "unregularized": ("an autoencoder with noise: nothing is charged", r"R"),
+    "mmd": (
+        "MMD-VAE: the maximum mean discrepancy under a Gaussian kernel, weight and width of the authors’ code",
+        r"R + \lambda\, \mathrm{MMD}^2_{\mathrm{rbf}}(q, p)",
+    ),
+    "stein": (
+        "codes are moved along the kernelised gradient of KL(q(z) ‖ p(z)): the Stein variational gradient",
+        r"R + \lambda\, \mathrm{KL}(q \| p), \text{ by } \phi_q(z)",
+    ),
+    "wasserstein": (
+        "a critic with gradient penalty bounds the 1-Wasserstein distance, as in the authors’ code",
+        r"R + \lambda\, W_1(q, p)",
+    ),
+    "jensen": ("a critic bounds the Jensen-Shannon divergence", r"R + \lambda\, \mathrm{JS}(q, p)"),
+    "aae": ("the adversarial autoencoder: the same at λ = 1", r"R + \mathrm{JS}(q, p)"),
+    "kl": ("KL(q(z) ‖ p(z)), with q(z) the mixture of a batch", r"R + \lambda\, \mathrm{KL}(q \| p)"),
+    "mmd_annealed": (
+        "MMD under an inverse multiquadratic kernel, λ rising over the first part of training",
+        r"R + \lambda_t\, \mathrm{MMD}^2_{\mathrm{imq}}(q, p)",
+    ),
+    "chi2": ("a critic bounds Pearson’s χ² divergence", r"R + \lambda\, \chi^2(q \| p)"),
+    "energy": ("the energy distance: MMD under the kernel −|z − z′|", r"R + \lambda_t\, \mathrm{ED}(q, p)"),
+    "sinkhorn": ("transport cost with an entropic blur", r"R + \lambda_t\, S_\varepsilon(q, p)"),
+    "sliced_wasserstein": (
+        "the squared 2-Wasserstein distance, averaged over one-dimensional projections",
+        r"R + \lambda_t\, \mathrm{SW}_2^2(q, p)",
+    ),
+    "mmd_adaptive": (
+        "MMD with a λ that is steered so that the MMD of a batch stays near its level at a match",
+        r"R + \lambda_t\, \mathrm{MMD}^2_{\mathrm{imq}}(q, p)",
+    ),
+    "free_bits": (
+        "the VAE with so many nats of each dimension free of charge",
+        r"R + \textstyle\sum_j \max(c, K_j)",
+    ),
+    "bn_vae": ("the VAE with E[z|x] batch-normalised, so that the rate cannot vanish", r"R + K"),
+    "unconditional": ("a decoder without a code: the control", r"-\log p(x)"),
+}
+"""What each objective is, and its loss in TeX: R = −E log p(x|z), K = E KL(q(z|x) ‖ p(z)), K_j that of a dimension."""
+
 LABELS = {
     "alpha": "α",
     "lambda_": "λ",
@@ -109,6 +156,9 @@ LABELS = {
     "nll_searched": f"{_NLL}, with fits from elsewhere, on a few images",
     "nll_missed": "nats that the fit missed on these",
     "nll_missed_std_error": "sampling error of what was missed, nats",
+    # the explorer
+    "median_distance": "distance to the nearest training image, median",
+    "near": "share nearer than 99 % of test images",
 }
 
 

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 SOURCE = PROJECT_ROOT / "notebooks"
 FIRST_NOTEBOOK = "01_infovae_in_one_page"
 REPORT_NOTEBOOK = "09_report"
+FURTHER = {"11_your_own_images": "your_own_images", "12_explore": "explore"}
+"""Notebooks that are no experiments, and the folders of a profile's results that they are published in."""
 MANIFEST = ".published.json"
 """Names the files of a folder that were published there: the next publication replaces or removes these alone."""
 FAILED = "notebook.failed.ipynb"
@@ -123,6 +125,18 @@ def execute(
             write_atomically(staging / name, render(executed).encode())
         _publish(staging, folder)
     return folder / "notebook.ipynb"
+
+
+def execute_further(profile: str, folder: Path) -> list[str]:
+    """Execute the notebooks that are no experiments, once a profile's models are there; return what went wrong."""
+    problems = []
+    for notebook, name in FURTHER.items():
+        parameters = {"results": profile} if notebook == "12_explore" else {}
+        try:
+            execute(notebook, parameters, folder / name, proof="table.csv")
+        except NotebookError as error:
+            problems.append(str(error))
+    return problems
 
 
 def require_source(notebook: str) -> None:

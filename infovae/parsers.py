@@ -78,10 +78,12 @@ def read_own_images(path: Path) -> OwnImages:
             images, labels, n_test = _read_idx_files(idx_files)
         else:
             images, labels, n_test = _read_pictures(path)
-        images = _grey_values(images)
+        images = grey_values(images)
+        if len(images) < MIN_IMAGES:
+            raise DataError(f"expected at least {MIN_IMAGES} images, found {len(images)}")
         if n_test and not 2 <= n_test <= len(images) - MIN_IMAGES:
             raise DataError(f"expected 2 test images or more, and {MIN_IMAGES} others, found {n_test} of {len(images)}")
-        return OwnImages(_pad(images), None if labels is None else _class_numbers(labels, len(images)), n_test)
+        return OwnImages(pad(images), None if labels is None else _class_numbers(labels, len(images)), n_test)
 
 
 @contextmanager
@@ -210,14 +212,18 @@ def _read_picture(path: Path) -> NDArray[np.uint8]:
         return pixels[..., 0]
 
 
-def _grey_values(images: NDArray[Any]) -> NDArray[np.uint8]:
+def grey_values(images: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return grey images (n, height, width) as uint8; those given are uint8, or floats from 0 to 1.
+
+    A `DataError` says what else was found.
+    """
     if images.ndim != 3 or not 1 <= min(images.shape[1:]) <= max(images.shape[1:]) <= MAX_SIDE:
         hint = " (colour images are not taken)" if images.ndim == 4 else ""
         raise DataError(
             f"expected grey images, (n, height, width) with sides of 1 to {MAX_SIDE}, found {images.shape}{hint}"
         )
-    if len(images) < MIN_IMAGES:
-        raise DataError(f"expected at least {MIN_IMAGES} images, found {len(images)}")
+    if not len(images):
+        return images.astype(np.uint8)
     if images.dtype.kind == "f" and images.min() >= 0 and images.max() <= 1:
         return np.rint(images * 255).astype(np.uint8)
     if images.dtype != np.uint8:
@@ -236,6 +242,7 @@ def _class_numbers(labels: NDArray[Any], n: int) -> NDArray[np.int64]:
     return np.unique(labels, return_inverse=True)[1].astype(np.int64)
 
 
-def _pad(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def pad(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return images (n, height, width) with zeros on all sides, up to multiples of 4 pixels, at least 8."""
     missing = [max(8, -(-side // 4) * 4) - side for side in images.shape[1:]]
     return np.pad(images, ((0, 0), *((lack // 2, lack - lack // 2) for lack in missing)))

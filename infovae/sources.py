@@ -35,13 +35,14 @@ class Facts(NamedTuple):
 
     n_train: int
     n_classes: int
+    image_shape: tuple[int, int] = (28, 28)
 
 
 DATASETS = {
     "mnist": Facts(50_000, 10),
     "fashion_mnist": Facts(50_000, 10),
-    "digits": Facts(1000, 10),
-    "two_points": Facts(1000, 2),
+    "digits": Facts(1000, 10, (8, 8)),
+    "two_points": Facts(1000, 2, (1, 1)),
 }
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 TIMEOUTS = (3, 10)
@@ -169,7 +170,7 @@ def facts(name: str) -> Facts:
     if name in DATASETS:
         return DATASETS[name]
     own = read_adopted(name)
-    return Facts(own.split_sizes()[0], own.n_classes)
+    return Facts(own.split_sizes()[0], own.n_classes, (own.images.shape[1], own.images.shape[2]))
 
 
 def _copy(name: str) -> Path:

@@ -97,7 +97,7 @@ class Store:
 
     def load_run(self, run_id: str) -> dict[str, Any] | None:
         """Return the record of a finished run, None if there is none: `config`, `history`, `train_seconds`, ..."""
-        record = _read_record(self._run(run_id) / "record.json", run_id)
+        record = read_record(self._run(run_id) / "record.json", run_id)
         return record or next((found for _, found in self._published(run_id)), None)
 
     def load_weights(self, run_id: str) -> bytes | None:
@@ -145,7 +145,7 @@ class Store:
     def load_classifier(self, classifier_id: str) -> bytes | None:
         """Return the weights of a trained classifier, None if there is none or it is damaged."""
         path = self._classifier(classifier_id)
-        record = _read_record(path.with_suffix(".json"), classifier_id)
+        record = read_record(path.with_suffix(".json"), classifier_id)
         weights = _read(path) if record else None
         return weights if record and weights and _sha256(weights) == record["weights_sha256"] else None
 
@@ -182,7 +182,7 @@ class Store:
         if run is None:
             return None
         path, name = self._evaluation(run_id, evaluation), _name(evaluation)
-        record = _read_record(path, f"{run_id}/{name}")
+        record = read_record(path, f"{run_id}/{name}")
         candidates = [(path, record, record["metrics"], "")] if record else []
         for file, published in self._published(run_id):
             if name in published["evaluations"]:
@@ -199,7 +199,7 @@ class Store:
     def _published(self, run_id: str, kind: str = "runs") -> Iterator[tuple[Path, dict[str, Any]]]:
         """Yield the files of a published run, with its record."""
         for runs in sorted(self.results.glob("*/runs")) if self.results else ():
-            record = _read_record(runs / f"{run_id}.json", f"{run_id}/published")
+            record = read_record(runs / f"{run_id}.json", f"{run_id}/published")
             if record and kind == "runs":
                 yield runs / f"{run_id}.json", record
             elif record:
@@ -218,7 +218,7 @@ class Store:
 def unpublish(folder: Path, keep: set[str]) -> None:
     """Remove from a results folder the published runs of other ids; what is not one is left alone."""
     for path in (folder / "runs").glob("*.json"):
-        if path.stem not in keep and _read_record(path, f"{path.stem}/published"):
+        if path.stem not in keep and read_record(path, f"{path.stem}/published"):
             for file in (folder / "weights" / f"{path.stem}.safetensors", path.with_suffix(".npz"), path):
                 file.unlink(missing_ok=True)
 
@@ -308,8 +308,11 @@ def _seal(record: dict[str, Any], place: str) -> bytes:
     return to_json({**record, "sha256": _sha256(to_json([record, place, FORMAT]))})
 
 
-def _read_record(path: Path, place: str) -> dict[str, Any] | None:
-    """Return the record of a file, None if there is none that is, to the bit, what was written for this place."""
+def read_record(path: Path, place: str) -> dict[str, Any] | None:
+    """Return the record of a file, None if there is none that is, to the bit, what was written for this place.
+
+    The place of a run in a store is its id, that of a published run its id and `/published`.
+    """
     content = _read(path)
     if content is None:
         return None

@@ -24,9 +24,11 @@ from infovae.config import (
 from infovae.data import ImageData
 from infovae.evaluation.semi_supervised import draw_labelled
 from infovae.experiments import MODULES, aggregate, experiment_class, make_experiment
+from infovae.experiments.family import Family
 from infovae.experiments.semi_supervised import SemiSupervised
 from infovae.experiments.sensitivity import VARIANTS, Sensitivity, variant_name
 from infovae.experiments.tuning import Tuning
+from infovae.labels import OBJECTIVE_LINES
 from infovae.reproduce import load_profile, parse_assignments, profile_names
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
@@ -77,6 +79,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("semi_supervised", {"n_draws": None}, "n_draws.*integer, got None"),
     ("log_likelihood", {"n_draws": 50}, "n_draws.*10, 100, 1000 or 10000, got 50"),
     ("log_likelihood", {"decoder": "dense"}, "needs latent_dim=0 and decoder 'pixelcnn'"),
+    ("family", {"objectives": ["unconditional"]}, "has no code: it needs latent_dim=0"),
+    ("family", {"n_codes": 10}, "n_codes.*greater than or equal to 100"),
 ]
 
 
@@ -238,9 +242,28 @@ def test_variants_differ_from_each_other_and_have_their_names() -> None:
         assert len(rows) == 2 and all((rows[field] == value).all() for field, value in changes.items()), variant
 
 
+def test_the_family_is_every_objective_that_has_a_code_each_with_its_line_and_weights() -> None:
+    assert set(OBJECTIVE_LINES) == set(OBJECTIVES)
+    family = make_experiment("family", {"seeds": [0]})
+    assert isinstance(family, Family)
+    assert {run.objective for run in configs("family", seeds=[0])} == set(OBJECTIVES) - {"unconditional"}
+    members = family.members().set_index("objective")
+    assert tuple(members.loc["**MMD**", ["1 − α", "λ + α − 1"]]) == ("0", "784")
+    assert tuple(members.loc["**VAE**", ["1 − α", "λ + α − 1"]]) == ("1", "0")
+    assert members.loc["**“ELBO” of the authors’ code**", "1 − α"] == "392 · 78.4"
+    charged = {
+        name for name, loss in zip(members.index, members["loss"], strict=True) if re.search(r"(?<![A-Z])K(?!L)", loss)
+    }
+    assert charged == set(members.index[members["1 − α"] != "0"])  # the formula of a loss and its weights agree
+    weighed = set(members.index[members["loss"].str.contains(r"\(q, p\)|q \\\| p")])
+    assert weighed == set(members.index[members["λ + α − 1"] != "0"])
+
+
 def test_images_without_labels_are_compared_without_them() -> None:
     evaluations = make_experiment("divergence_comparison", {"dataset": "digits"}).grid()[0].evaluations
     assert any(isinstance(evaluation, SemiSupervisedEvaluation) for evaluation in evaluations)
+    (unlabelled,) = {task.evaluations for task in make_experiment("family", {"n_labels": 0}).grid()}
+    assert len(unlabelled) == 2 and not any(isinstance(e, SemiSupervisedEvaluation) for e in unlabelled)
     small = make_experiment("semi_supervised", {"dataset": "digits", "n_train": 120})
     assert isinstance(small, SemiSupervised) and (small.n_labels, small.n_unlabelled) == (30, 90)
 
@@ -325,8 +348,8 @@ def test_failed_runs_are_counted_and_a_single_seed_has_no_interval() -> None:
 @pytest.mark.parametrize("profile", profile_names())
 def test_every_profile_is_valid(profile: str) -> None:
     left_out = {
-        "quick": {"tuning", "sensitivity"},
-        "paper": {"tuning", "sensitivity"},
+        "quick": {"tuning", "sensitivity", "family"},
+        "paper": {"tuning", "sensitivity", "family"},
         "fashion": set(MODULES) - {"divergence_comparison", "semi_supervised", "latent_usage"},
     }
     assert set(load_profile(profile)) == set(MODULES) - left_out.get(profile, set())

@@ -57,6 +57,7 @@ MODULES = {
     "latent_usage": "LatentUsage",
     "log_likelihood": "LogLikelihood",
     "sensitivity": "Sensitivity",
+    "family": "Family",
 }
 """Module name -> class, in the order of the notebooks."""
 

@@ -28,7 +28,8 @@ N_POOL = 10_000
 """Training images, from the first on, that labelled and unlabelled ones are drawn from."""
 
 
-def _usual_labels(values: dict[str, Any]) -> int:
+def usual_labels(values: dict[str, Any]) -> int:
+    """Return how many labels are asked for by default: 1,000, fewer of few images, 0 where there are no labels."""
     n_classes, n_pool = sources.facts(values["dataset"]).n_classes or 1, min(values["n_train"], N_POOL)
     usual = min(1000, n_pool // 4) // n_classes * n_classes
     return usual if usual >= 20 and n_classes > 1 else 0
@@ -64,7 +65,7 @@ class DivergenceComparison(ImageExperiment):
     latent_dims: LatentDims = (HEADLINE_DIM,)
     extra_seeds: MoreSeeds = ()
     n_samples: Samples = 2000
-    n_labels: Annotated[int, Field(strict=True, ge=0, le=50_000)] = Field(default_factory=_usual_labels)
+    n_labels: Annotated[int, Field(strict=True, ge=0, le=50_000)] = Field(default_factory=usual_labels)
     n_draws: Annotated[int, Field(strict=True, ge=1, le=100)] = 3
     n_unlabelled: Annotated[int, Field(strict=True, ge=0, le=60_000)] = Field(default_factory=_usual_unlabelled)
 
