@@ -356,6 +356,8 @@ def _require_scheduler(address: str) -> None:
             thread.submit(lambda: asyncio.run(greet())).result()
     except (OSError, ValueError, RuntimeError, TypeError) as error:  # Dask raises the last two for TLS settings
         reason = str(error) or "connected, but no answer"
+        if isinstance(error, FileNotFoundError):  # which does not say which
+            reason = "a certificate or key that Dask's TLS settings name is not there"
         raise ClusterError(f"no scheduler answers at DASK_SCHEDULER_ADDRESS={shorten(address)}: {reason}") from error
 
 

@@ -51,7 +51,7 @@ def _dataset(run: Found) -> str:
 
 
 def tabulate(models: Iterable[TrainedModel]) -> pd.DataFrame:
-    """Return which models these are, one row each."""
+    """Return which models these are, one row each, no row twice."""
     names = ("dataset", "n_train", "latent_dim", "alpha", "lambda_", "decoder", "steps", "seed")
     rows = [
         {"objective": objective_name(model.config.objective)}
@@ -61,7 +61,7 @@ def tabulate(models: Iterable[TrainedModel]) -> pd.DataFrame:
         }
         for model in models
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).drop_duplicates()
 
 
 def publish(table: pd.DataFrame, figures: Mapping[str, Captioned], output_folder: str) -> None:

@@ -17,6 +17,8 @@ import infovae
 from infovae.config import PROJECT_ROOT
 from infovae.notebooks import FURTHER, execute_further
 
+pytestmark = pytest.mark.timeout(600)  # seconds: a minute or two on an idle machine
+
 N_PICTURES = 500
 PARAMETERS = "latent_dims=[2] objectives=[elbo,mmd] seeds=[0] steps=5 decoder=conv n_samples=100"
 NO_NETWORK = ["unshare", "-rn", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
@@ -80,7 +82,6 @@ def test_its_models_can_be_loaded(home: Path, environment: None) -> None:
     np.testing.assert_array_equal(by_path.sample(3), model.sample(3))
 
 
-@pytest.mark.timeout(600)
 def test_further_notebooks_execute_on_what_was_trained(home: Path, environment: None) -> None:
     """The explorer trains nothing; the notebook on own images trains on the embedded digits."""
     before = set((home / "store" / "runs").iterdir())

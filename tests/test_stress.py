@@ -288,10 +288,16 @@ def test_cluster_with_tls_as_documented_works_and_admits_nobody_else(
         assert address.startswith("tls://127.0.0.1:")
         worker = ("--nthreads=1", f"--local-directory={tmp_path / 'scratch'}")
         running.append(start_dask("distributed.cli.dask_worker", address, *worker))
-        strangers = [(address.replace("tls", "tcp"), {}), (address, {}), (address, foreign)]
-        for place, variables in strangers:
+        nothing = {**ours, "DASK_DISTRIBUTED__COMM__TLS__CA_FILE": "none.pem"}
+        strangers = [
+            (address.replace("tls", "tcp"), {}, ""),
+            (address, {}, "TLS expects"),
+            (address, foreign, ""),
+            (address, nothing, "is not there"),
+        ]
+        for place, variables, why in strangers:
             monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", place)
-            reason = f"no scheduler answers at DASK_SCHEDULER_ADDRESS='{place}'"
+            reason = f"no scheduler answers at DASK_SCHEDULER_ADDRESS='{place}': .*{why}"
             with dask.config.set(settings(variables)), pytest.raises(ClusterError, match=reason), connect(1):
                 pass
         with dask.config.set(settings(ours)):
