@@ -33,7 +33,9 @@ log = logging.getLogger(__name__)
 SOURCE = PROJECT_ROOT / "notebooks"
 FIRST_NOTEBOOK = "01_infovae_in_one_page"
 REPORT_NOTEBOOK = "09_report"
-FURTHER = {"11_your_own_images": "your_own_images", "12_explore": "explore"}
+FURTHER = {
+    FIRST_NOTEBOOK: "infovae_in_one_page", "11_your_own_images": "your_own_images", "12_explore": "explore"
+}  # fmt: skip
 """Notebooks that are no experiments, and the folders of a profile's results that they are published in."""
 MANIFEST = ".published.json"
 """Names the files of a folder that were published there: the next publication replaces or removes these alone."""
@@ -127,13 +129,22 @@ def execute(
     return folder / "notebook.ipynb"
 
 
-def execute_further(profile: str, folder: Path) -> list[str]:
-    """Execute the notebooks that are no experiments, once a profile's models are there; return what went wrong."""
+def execute_further(profile: str, folder: Path, dataset: str, has_weights: bool) -> list[str]:
+    """Execute the notebooks that are no experiments, once a profile's runs are published; return what went wrong.
+
+    Parameters
+    ----------
+    dataset : of the first notebook's pictures.
+    has_weights : whether the profile publishes models, without which there is nothing to explore.
+    """
+    few = {"toy_steps": 60, "steps": 40} if dataset == "digits" else {}  # it shows that everything runs
+    parameters: dict[str, dict[str, Any]] = {FIRST_NOTEBOOK: {"dataset": dataset, **few}, "11_your_own_images": {}}
+    if has_weights:
+        parameters["12_explore"] = {"results": profile}
     problems = []
-    for notebook, name in FURTHER.items():
-        parameters = {"results": profile} if notebook == "12_explore" else {}
+    for notebook, values in parameters.items():
         try:
-            execute(notebook, parameters, folder / name, proof="table.csv")
+            execute(notebook, values, folder / FURTHER[notebook], proof="table.csv")
         except NotebookError as error:
             problems.append(str(error))
     return problems

@@ -95,7 +95,7 @@ def reproduce(profile: str, folder: Path) -> list[str]:
     Runs that the store holds, or that are published, are not trained again; with INFOVAE_TRAIN=0 none is trained, and
     what lacks is said. Each notebook is published when its runs are there; the runs themselves and the report are last.
     """
-    from infovae.notebooks import hold
+    from infovae.notebooks import execute_further, hold
     from infovae.store import Store
     from infovae.sweep import merge, plan, publish_runs, sweep
 
@@ -118,6 +118,8 @@ def reproduce(profile: str, folder: Path) -> list[str]:
         runs = sweep(tasks, store, publish_ready)
         problems += describe_failures(runs)
         publish_runs(tasks, store, folder, lambda config: config in _whose_weights(profile, experiments))
+        dataset = next((e.dataset for e in experiments.values() if e.dataset != "two_points"), "digits")
+        problems += execute_further(profile, folder, dataset, has_weights=profile in PUBLISHED_WEIGHTS)
         write_environment(folder)
         return problems + _write_report(profile, folder)
 

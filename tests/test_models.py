@@ -216,7 +216,9 @@ def test_interpolation_goes_from_one_code_to_the_other() -> None:
     model = conv()
     path = model.interpolate(GREY[0], GREY[1], steps=5, expected=True)
     z = model.encode(GREY[:2])
-    np.testing.assert_allclose(path[[0, 2, 4]], model.decode([z[0], z.mean(0), z[1]], expected=True), atol=1e-5)
+    np.testing.assert_allclose(
+        path[[0, 2, 4]], model.decode(np.stack([z[0], z.mean(0), z[1]]), expected=True), atol=1e-5
+    )
     np.testing.assert_array_equal(model.interpolate(z[0], z[1], 5), model.interpolate(GREY[0], GREY[1], 5))
     assert (model.interpolate(z[0], z[0], 3) == model.decode(z[:1], same_noise=True)).all()  # one noise for all steps
     with pytest.raises(DataError, match=r"expected codes \(n, 2\), found \(1, 3\)"):
