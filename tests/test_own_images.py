@@ -85,7 +85,7 @@ def test_its_models_can_be_loaded(home: Path, environment: None) -> None:
 def test_further_notebooks_execute_on_what_was_trained(home: Path, environment: None) -> None:
     """The explorer trains nothing; the notebook on own images trains on the embedded digits."""
     before = set((home / "store" / "runs").iterdir())
-    assert execute_further("custom", home / "results" / "custom") == []
+    assert execute_further("custom", home / "results" / "custom", "digits", has_weights=True) == []
     for name in FURTHER.values():
         folder = home / "results" / "custom" / name
         notebook = nbformat.read(folder / "notebook.ipynb", as_version=4)
