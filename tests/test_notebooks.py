@@ -26,7 +26,7 @@ from infovae.__main__ import main
 from infovae.claims import CLAIMS
 from infovae.config import PROJECT_ROOT
 from infovae.experiments import MODULES, make_experiment
-from infovae.notebooks import FIRST_NOTEBOOK, NotebookError, execute, execute_report, hold
+from infovae.notebooks import FIRST_NOTEBOOK, FURTHER, NotebookError, execute, execute_report, hold
 from infovae.report import load_published, publish
 from infovae.reproduce import load_profile
 from infovae.store import StoreError
@@ -91,7 +91,7 @@ def test_every_number_of_a_table_recomputes_from_its_runs(smoke: Path, name: str
 
 def test_pages_request_nothing_from_elsewhere(smoke: Path) -> None:
     pages = [*(smoke / "results/smoke").glob("*/notebook.html"), smoke / "results/smoke/index.html"]
-    assert len(pages) == len(MODULES) + 1
+    assert len(pages) == len(MODULES) + len(FURTHER) + 1
     for page in pages:
         check(page)
 
@@ -99,8 +99,9 @@ def test_pages_request_nothing_from_elsewhere(smoke: Path) -> None:
 def test_report_is_made_again_from_what_is_published_alone(smoke: Path, tmp_path: Path) -> None:
     folder = smoke / "results" / "smoke"
     copy = tmp_path / "smoke"
-    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("claims.csv", "index.html", "report.md", "table.*"))
-    (copy / "notebook.ipynb").unlink()
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("claims.csv", "index.html", "report.md"))
+    for path in (copy / "notebook.ipynb", *(path for name in MODULES for path in (copy / name).glob("table.*"))):
+        path.unlink()
     execute_report("smoke", copy)
     made = {path.relative_to(copy): path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     assert made == {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
