@@ -185,11 +185,11 @@ def _latex_cell(cell: object) -> str:
 
 
 def summarize(claims: pd.DataFrame) -> str:
-    """Return the ledger in a sentence: how many statements have which verdict."""
+    """Return the ledger in Markdown: how many statements have which verdict, and which are not reproduced."""
     counts = claims["verdict"].value_counts()
-    return (
-        f"Of {len(claims)} statements: " + ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in SYMBOLS) + "."
-    )
+    text = f"Of {len(claims)} statements: {', '.join(f'{counts.get(verdict, 0)} {verdict}' for verdict in SYMBOLS)}."
+    refuted = claims.loc[claims["verdict"] == "not reproduced", "statement"]
+    return "\n- ".join([as_markdown(text) + (" Not reproduced:\n" if len(refuted) else ""), *map(as_markdown, refuted)])
 
 
 def show_claims(claims: pd.DataFrame) -> Markdown:
@@ -211,8 +211,8 @@ def show_claims(claims: pd.DataFrame) -> Markdown:
         "ours": numbers["mean"],
         "95 % interval": (numbers["ci95_low"] + " to " + numbers["ci95_high"]).replace("– to –", "–"),
         "seeds": claims["n_seeds"].astype(str),
-        "by seed": claims["by_seed"].fillna("").map(lambda text: text.replace("nan", "–") or "–"),
-        "at half of the training": numbers["at_half"],
+        "by seed": claims["by_seed"].fillna("").map(lambda text: text.replace("nan", "–").replace(" ", " · ") or "–"),
+        "at half of the training, least favourable condition": numbers["at_half"],
         "measured, and where the statement holds": claims["measured"] + ": " + claims["holds"] + where,
     }
     return show_table(pd.DataFrame(readable))

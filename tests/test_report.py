@@ -127,6 +127,9 @@ def test_ledger_is_shown_whole_and_what_is_decided_stands_first() -> None:
     assert summarize(claims) == f"Of {len(CLAIMS)} statements: 0 reproduced, 0 not reproduced, 0 inconclusive, " + (
         f"{len(CLAIMS)} not measured."
     )
+    assert summarize(claims.iloc[:1].assign(verdict="not reproduced", statement="a_b")).endswith(
+        "1 not reproduced, 0 inconclusive, 0 not measured. Not reproduced:\n\n- a\\_b"
+    )
 
 
 def test_history_without_a_finished_run_is_none(tmp_path: Path) -> None:
