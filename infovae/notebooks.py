@@ -254,7 +254,8 @@ def _own_kernel() -> type[Any]:
     from jupyter_client.manager import AsyncKernelManager
 
     class OwnKernelManager(AsyncKernelManager):
-        transport_encryption = "auto"
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings, transport_encryption="required")
 
         @property
         def kernel_spec(self) -> KernelSpec:
