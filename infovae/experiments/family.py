@@ -36,7 +36,7 @@ class Family(ImageExperiment):
     title = "The family on one page"
     notebook = "10_family"
     caveat = (
-        "Less than an epoch of training with a decoder of independent pixels: this shows what each objective does, not "
+        "About an epoch of training with a decoder of independent pixels: this shows what each objective does, not "
         "which is best. Slow divergences look worse than they are, and no objective but the authors’ is tuned."
     )
     conditions = ("latent_dim", "objective")
