@@ -40,7 +40,7 @@ def page(tmp_path: Path) -> Iterator[Callable[[str], Any]]:
     """Evaluates JavaScript in JupyterLab, which has a copy of the first notebook open, of few steps on the digits."""
     notebook = nbformat.read(PROJECT_ROOT / f"notebooks/{FIRST_NOTEBOOK}.ipynb", as_version=4)
     cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
-    cell.source += "\ndataset, toy_steps, steps = 'digits', 20, 20"
+    cell.source += "\ndataset, objectives, toy_steps, steps = 'digits', ['elbo', 'mmd'], 20, 20"
     nbformat.write(notebook, tmp_path / "01.ipynb")
     settings = tmp_path / "lab/user-settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
     settings.parent.mkdir(parents=True)
@@ -77,8 +77,8 @@ def page(tmp_path: Path) -> Iterator[Callable[[str], Any]]:
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium")
 def test_first_notebook_runs_in_jupyterlab_and_stops_when_it_is_told_to(page: Callable[[str], Any]) -> None:
     assert page("jupyterapp.commands.execute('notebook:run-all-cells').then(() => true)")
-    wait_for(lambda: page("document.querySelectorAll('.jp-OutputArea img').length") == 5)
-    assert page("[...document.images].filter(each => each.naturalWidth > 300 && each.alt.length > 30).length") == 5
+    figures = "[...document.querySelectorAll('.jp-OutputArea img')].filter(each => each.naturalWidth > 300).length"
+    wait_for(lambda: page(figures) == 5)
     assert page("document.querySelectorAll('.jp-OutputArea table').length") == 2
     assert page("document.querySelectorAll('mjx-container').length") > 20, "equations are not typeset"
     assert page("[...document.querySelectorAll('[data-mime-type*=stderr], mjx-merror')].map(e => e.textContent)") == []
