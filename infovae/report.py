@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -150,9 +150,13 @@ def format_table(table: pd.DataFrame) -> pd.DataFrame:
     return readable.rename(columns=label)
 
 
-def to_markdown(frame: pd.DataFrame) -> str:
-    """Return a frame as a Markdown table, its cells as they are; left-aligned, as words are."""
-    rows = [[as_markdown(cell) for cell in row] for row in [list(frame.columns), *frame.to_numpy().tolist()]]
+def to_markdown(frame: pd.DataFrame, markup: Collection[str] = ()) -> str:
+    """Return a frame as a Markdown table, left-aligned, its cells as they are but in the columns of `markup`."""
+    raw = [column in markup for column in frame.columns]
+    rows = [
+        [str(cell) if is_raw else as_markdown(cell) for cell, is_raw in zip(row, raw, strict=True)]
+        for row in [list(frame.columns), *frame.to_numpy().tolist()]
+    ]
     return "\n".join("| " + " | ".join(row) + " |" for row in [rows[0], [":---"] * frame.shape[1], *rows[1:]])
 
 
