@@ -91,7 +91,7 @@ def test_of_several_the_run_of_the_comparison_is_meant(published: Path) -> None:
     (published / "divergence_comparison").mkdir()
     (published / "divergence_comparison" / "runs.csv").write_text(f"run_id,status\n{meant},done\n")
     assert load("quick", objective="mmd").config.lambda_ == 784
-    assert load("results/quick", lambda_=10.0).config.lambda_ == 10  # the others are still there
+    assert load(published, lambda_=10.0).config.lambda_ == 10  # the others are still there
     assert load("quick/divergence_comparison").config.lambda_ == 784
 
 
