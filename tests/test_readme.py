@@ -11,10 +11,11 @@ from infovae.reproduce import parse_assignments, profile_names
 README = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_numbers_are_the_committed_ones() -> None:
-    shown = re.findall(r"<!-- from (\S+) -->\n\n(.+?)\n\n<!-- end -->", README, re.S)
-    for path, text in shown:
-        assert text == (PROJECT_ROOT / path).read_text(encoding="utf-8").strip()
+def test_what_it_quotes_stands_in_the_report() -> None:
+    quoted = re.findall("^> (.+)$", README, re.M)
+    assert quoted
+    report = (PROJECT_ROOT / "results/quick/report.md").read_text(encoding="utf-8")
+    assert [text for text in quoted if text not in report] == []
 
 
 def test_links_lead_somewhere() -> None:
