@@ -13,7 +13,8 @@ from types import FrameType
 
 import click
 
-from infovae.config import PROJECT_ROOT, ParameterError, dataset_name, unknown_name
+from infovae.config import PROJECT_ROOT, dataset_name
+from infovae.refusals import ParameterError, unknown_name
 
 POLITE_SECONDS = 6
 """How long clusters, kernels and staging folders have for their own end before this process is ended at once."""

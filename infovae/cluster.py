@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from infovae import worker
-from infovae.config import ParameterError, shorten
+from infovae.refusals import ParameterError, shorten
 
 if TYPE_CHECKING:
     from distributed import Client, Future, LocalCluster

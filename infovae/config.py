@@ -6,16 +6,16 @@ is imported before torch, so that a wrong parameter is refused within a second.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from infovae.refusals import ParameterError, unknown_name
 
 SCHEMA_VERSION = 4
 """Part of every run's id: raise it when a change alters the result of an unchanged configuration."""
@@ -123,14 +123,6 @@ ObjectiveName = Literal[
 def divergence_weight(alpha: float, lambda_: float) -> float:
     """Return lambda_ + alpha - 1, and 0 where it differs from 0 by rounding alone: 4.1 + (1 - 4.1) is not 1."""
     return 0.0 if math.isclose(lambda_, 1 - alpha, rel_tol=1e-12) else lambda_ + alpha - 1
-
-
-class ParameterError(ValueError):
-    """A parameter that was refused; its message names the parameter, its value, what is allowed, the closest name."""
-
-    def _render_traceback_(self) -> list[str]:
-        """Return what IPython shows in a notebook: the message, and no traceback through our code."""
-        return [f"{type(self).__name__}: {self}"]
 
 
 class Settings(BaseModel):
@@ -266,23 +258,18 @@ class RunConfig(Settings):
         if self.mmd_target is not None and (self.divergence != "mmd" or self.lambda_start is None):
             raise ValueError(f"mmd_target={self.mmd_target:g} needs divergence 'mmd' and a lambda_start to begin at")
         autoregressive = self.decoder in ("pixelcnn", "gated_pixelcnn")
-        if (self.latent_dim == 0) != (self.objective == "unconditional") or (
-            self.latent_dim == 0 and not autoregressive
-        ):
-            raise ValueError(
-                "objective 'unconditional' has no code: it needs latent_dim=0 and decoder 'pixelcnn', and nothing else "
-                "may have latent_dim=0, "
-                f"got latent_dim={self.latent_dim}, objective {self.objective!r}, decoder {self.decoder!r}"
-            )
+        no_code = self.latent_dim == 0
+        if no_code != (self.objective == "unconditional") or (no_code and not autoregressive):
+            given = f"latent_dim={self.latent_dim}, objective {self.objective!r}, decoder {self.decoder!r}"
+            needs = "it needs latent_dim=0 and decoder 'pixelcnn', and nothing else may have latent_dim=0"
+            raise ValueError(f"objective 'unconditional' has no code: {needs}, got {given}")
         if len({self.dataset == "two_points", self.encoder == "scalar", self.decoder == "scalar"}) > 1:
             raise ValueError(
                 "encoder 'scalar' and decoder 'scalar' are for dataset 'two_points', and it for them, "
                 f"got dataset {self.dataset!r}, encoder {self.encoder!r}, decoder {self.decoder!r}"
             )
         if self.binarization == "none" and self.decoder not in ("conv", "dense"):
-            raise ValueError(
-                f"binarization 'none' (grey images) needs decoder 'conv' or 'dense', got decoder {self.decoder!r}"
-            )
+            raise ValueError(f"binarization 'none' (grey images) needs decoder 'conv' or 'dense', got {self.decoder!r}")
         if self.conditioning == "spatial" and self.decoder != "pixelcnn":
             raise ValueError(f"conditioning 'spatial' needs decoder 'pixelcnn', got decoder {self.decoder!r}")
         if self.decoder == "pixelcnn" and self.receptive_radius <= self.pixelcnn_layers:
@@ -397,44 +384,6 @@ class LikelihoodEvaluation(Settings):
 
 
 Evaluation = LatentEvaluation | SampleEvaluation | SemiSupervisedEvaluation | PosteriorEvaluation | LikelihoodEvaluation
-
-
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Turn a validation error into lines that name the parameter, its value, what is allowed and the closest name."""
-    lines = []
-    items = error.errors(include_url=False)
-    refused_items = {item["loc"][:-1] for item in items}
-    for item in items:
-        if item["type"] == "default_factory_not_called":
-            continue  # a default that follows from what was refused
-        if item["type"] == "too_short" and item["loc"] in refused_items:
-            continue  # the list is short only because its items were refused
-        where = ".".join(str(part) for part in item["loc"] if isinstance(part, str | int)) or model.__name__
-        if item["type"] == "extra_forbidden":
-            lines.append(unknown_name("parameter", str(item["loc"][-1]), model.model_fields))
-        elif item["type"] == "value_error":
-            lines.append(str(item["ctx"]["error"]))
-        else:
-            reason = item["msg"].lower().replace("tuple", "list")
-            lines.append(f"parameter {where}: {reason}, got {shorten(item['input'])}")
-    return "\n".join(dict.fromkeys(lines))
-
-
-def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:
-    """Say that a name is unknown, which is closest to it, and which are valid."""
-    names = list(valid)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"unknown {kind} {shorten(name)}{hint} (valid: {', '.join(names)})"
-
-
-def shorten(value: Any) -> str:
-    """Return a value as a message can show it: on one line, its middle left out where it is long."""
-    try:
-        text = repr(value)
-    except (RecursionError, ValueError):  # too deep; a whole number of more digits than Python prints
-        return f"a {type(value).__name__} too large to show"
-    return text if len(text) <= 200 else f"{text[:120]} ... {text[-60:]}"
 
 
 def project_path(variable: str, default: str) -> Path:

@@ -20,13 +20,14 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from infovae import sources
-from infovae.config import ParameterError, RunConfig, explain
+from infovae.config import RunConfig
 from infovae.data import DataError, ImageData
 from infovae.evaluation.images import encode, in_batches
 from infovae.evaluation.likelihood import estimate_log_likelihood, powers_of_ten
 from infovae.evaluation.samples import expected_pixels
 from infovae.model import Model, build_model
 from infovae.parsers import MIN_IMAGES, grey_values, pad
+from infovae.refusals import ParameterError, explain
 from infovae.selection import Found, choose
 from infovae.store import read_record
 from infovae.training import choose_device, train

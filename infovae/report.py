@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
-from infovae.config import PROJECT_ROOT, ParameterError
+from infovae.config import PROJECT_ROOT
 from infovae.experiments import MODULES, Experiment, make_experiment
 from infovae.labels import as_markdown, label, objective_name
+from infovae.refusals import ParameterError
 from infovae.site import SYMBOLS
 from infovae.store import to_json, write_atomically
 

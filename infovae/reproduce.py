@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infovae import __version__
-from infovae.config import PROJECT_ROOT, ParameterError, PixelConfig, RunConfig, shorten, unknown_name
+from infovae.config import PROJECT_ROOT, PixelConfig, RunConfig
 from infovae.experiments import HEADLINE_DIM, MODULES, Experiment, make_experiment, parse_value
+from infovae.refusals import ParameterError, shorten, unknown_name
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,15 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from infovae.config import (
-    PROJECT_ROOT,
-    ParameterError,
-    RunConfig,
-    dataset_name,
-    project_path,
-    shorten,
-    unknown_name,
-)
+from infovae.config import PROJECT_ROOT, RunConfig, dataset_name, project_path
+from infovae.refusals import ParameterError, shorten, unknown_name
 from infovae.store import Store
 
 log = logging.getLogger(__name__)

@@ -18,15 +18,8 @@ import pandas as pd
 
 from infovae import worker
 from infovae.cluster import Job, execute
-from infovae.config import (
-    ClassifierConfig,
-    Evaluation,
-    ParameterError,
-    PixelConfig,
-    RunConfig,
-    SampleEvaluation,
-    shorten,
-)
+from infovae.config import ClassifierConfig, Evaluation, PixelConfig, RunConfig, SampleEvaluation
+from infovae.refusals import ParameterError, shorten
 from infovae.store import Arrays, Store, run_id, unpublish
 
 if TYPE_CHECKING:

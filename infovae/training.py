@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from infovae import divergences
-from infovae.config import ParameterError, RunConfig, shorten
+from infovae.config import RunConfig
 from infovae.data import ImageData, observe, static_binarization
 from infovae.evaluation import encode, latent
 from infovae.model import Model, build_model
 from infovae.networks import cast_weights, spread_means
 from infovae.objective import Terms, charged_rate, info_vae_loss, make_divergence, make_lambda
+from infovae.refusals import ParameterError, shorten
 
 N_LOGGED = 20
 """Rows of a run's history: the only points of the loop at which the host waits for the device."""

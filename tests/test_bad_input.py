@@ -24,9 +24,10 @@ from hypothesis import strategies as st
 from infovae import notebooks, reproduce
 from infovae import sweep as sweep_module
 from infovae.__main__ import main
-from infovae.config import PROJECT_ROOT, ParameterError
+from infovae.config import PROJECT_ROOT
 from infovae.experiments import MODULES, make_experiment
 from infovae.parsers import to_idx
+from infovae.refusals import ParameterError
 from infovae.sources import IDX_FILES
 from infovae.store import StoreError, write_atomically
 from infovae.training import choose_device

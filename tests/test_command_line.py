@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from infovae.__main__ import main
-from infovae.config import PROJECT_ROOT, ParameterError, project_path
+from infovae.config import PROJECT_ROOT, project_path
+from infovae.refusals import ParameterError
 
 
 def command_line(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:

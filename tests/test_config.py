@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from infovae.config import OBJECTIVES, LatentEvaluation, RunConfig, SampleEvaluation, unknown_name
+from infovae.config import OBJECTIVES, LatentEvaluation, RunConfig, SampleEvaluation
+from infovae.refusals import unknown_name
 
 WEIGHTS = {  # paper, section "Special cases": (1 - alpha, lambda_ + alpha - 1)
     "elbo": (1.0, 0.0),

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from infovae.config import (
     LatentEvaluation,
     LikelihoodEvaluation,
-    ParameterError,
     PixelConfig,
     RunConfig,
     SampleEvaluation,
@@ -27,6 +26,7 @@ from infovae.evaluation.latent import PLANE
 from infovae.evaluation.samples import CLASSIFIER_METRICS, Classifier, expected_pixels, sharpness
 from infovae.model import Model, PixelModel, build_model
 from infovae.networks import Encoder, Gaussian, IndependentDecoder
+from infovae.refusals import ParameterError
 
 CPU = torch.device("cpu")
 LATENT = LatentEvaluation(n_images=400, n_likelihood=100)

@@ -10,8 +10,8 @@ from IPython.display import Image
 from test_models import GREY, conv, keep
 
 from infovae import explore
-from infovae.config import ParameterError
 from infovae.plotting import Captioned
+from infovae.refusals import ParameterError
 from infovae.store import Store
 from infovae.sweep import task_id
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "infovae"
 LAYERS = [
-    ["labels", "intervals", "authors"],
+    ["labels", "intervals", "authors", "refusals"],
     ["plotting"],
     [
         "parsers",

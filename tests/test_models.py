@@ -16,12 +16,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 import infovae
-from infovae.config import PROJECT_ROOT, ParameterError, PixelConfig, RunConfig
+from infovae.config import PROJECT_ROOT, PixelConfig, RunConfig
 from infovae.data import DataError
 from infovae.evaluation.likelihood import estimate_log_likelihood
 from infovae.model import build_model
 from infovae.models import TrainedModel, load, train_model
 from infovae.networks import Gaussian
+from infovae.refusals import ParameterError
 from infovae.store import Store
 from infovae.sweep import task_id
 

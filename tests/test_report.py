@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 
 from infovae.claims import CLAIMS, ledger
-from infovae.config import PROJECT_ROOT, ParameterError
+from infovae.config import PROJECT_ROOT
 from infovae.experiments import MODULES, experiment_class, make_experiment
 from infovae.labels import LABELS, as_markdown
 from infovae.plotting import Captioned
+from infovae.refusals import ParameterError
 from infovae.report import (
     Published,
     _load_history,

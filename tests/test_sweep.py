@@ -26,12 +26,12 @@ from infovae.config import (
     PROJECT_ROOT,
     ClassifierConfig,
     LatentEvaluation,
-    ParameterError,
     PixelConfig,
     PosteriorEvaluation,
     SampleEvaluation,
     SemiSupervisedEvaluation,
 )
+from infovae.refusals import ParameterError
 from infovae.store import Store
 from infovae.sweep import (
     Task,

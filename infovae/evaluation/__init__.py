@@ -8,7 +8,6 @@ from infovae.config import (
     Evaluation,
     LatentEvaluation,
     LikelihoodEvaluation,
-    ParameterError,
     PixelConfig,
     PosteriorEvaluation,
     RunConfig,
@@ -17,6 +16,7 @@ from infovae.config import (
 from infovae.data import ImageData
 from infovae.evaluation.images import Evaluated, encode
 from infovae.model import Model, PixelModel
+from infovae.refusals import ParameterError
 
 __all__ = ["Evaluated", "encode", "evaluate", "require_labels"]
 

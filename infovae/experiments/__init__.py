@@ -29,7 +29,6 @@ from infovae.config import (
     Lambda,
     LatentDim,
     ObjectiveName,
-    ParameterError,
     PixelConfig,
     Positive,
     RunConfig,
@@ -37,11 +36,9 @@ from infovae.config import (
     Settings,
     TrainingSize,
     all_training_images,
-    explain,
-    shorten,
-    unknown_name,
 )
 from infovae.intervals import half_width
+from infovae.refusals import ParameterError, explain, shorten, unknown_name
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,10 +8,11 @@ import pandas as pd
 from pydantic import AfterValidator
 
 from infovae import plotting
-from infovae.config import LatentDim, LatentEvaluation, RunConfig, SampleEvaluation, unknown_name
+from infovae.config import LatentDim, LatentEvaluation, RunConfig, SampleEvaluation
 from infovae.experiments import HEADLINE_DIM, UNIQUE_LIST, ImageExperiment, Samples, Seeds, Wanted
 from infovae.labels import label, objective_name
 from infovae.plotting import Captioned
+from infovae.refusals import unknown_name
 
 QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "the encoder's start, over λ": {

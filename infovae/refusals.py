@@ -1,0 +1,55 @@
+"""What a user reads when a parameter is refused: its name, its value, what is allowed, the closest name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+
+class ParameterError(ValueError):
+    """A parameter that was refused; its message names the parameter, its value, what is allowed, the closest name."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows in a notebook: the message, and no traceback through our code."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """Turn a validation error into lines that name the parameter, its value, what is allowed and the closest name."""
+    lines = []
+    items = error.errors(include_url=False)
+    refused_items = {item["loc"][:-1] for item in items}
+    for item in items:
+        if item["type"] == "default_factory_not_called":
+            continue  # a default that follows from what was refused
+        if item["type"] == "too_short" and item["loc"] in refused_items:
+            continue  # the list is short only because its items were refused
+        where = ".".join(str(part) for part in item["loc"] if isinstance(part, str | int)) or model.__name__
+        if item["type"] == "extra_forbidden":
+            lines.append(unknown_name("parameter", str(item["loc"][-1]), model.model_fields))
+        elif item["type"] == "value_error":
+            lines.append(str(item["ctx"]["error"]))
+        else:
+            reason = item["msg"].lower().replace("tuple", "list")
+            lines.append(f"parameter {where}: {reason}, got {shorten(item['input'])}")
+    return "\n".join(dict.fromkeys(lines))
+
+
+def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:
+    """Say that a name is unknown, which is closest to it, and which are valid."""
+    names = list(valid)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"unknown {kind} {shorten(name)}{hint} (valid: {', '.join(names)})"
+
+
+def shorten(value: Any) -> str:
+    """Return a value as a message can show it: on one line, its middle left out where it is long."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # too deep; a whole number of more digits than Python prints
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= 200 else f"{text[:120]} ... {text[-60:]}"
