@@ -266,7 +266,8 @@ def connect(n_jobs: int) -> Iterator[Client]:
     from distributed import Client
 
     # Dask's notes on dashboards, stale locks and lost connections help nobody here
-    logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)
+    for name in ("distributed", "distributed.client"):  # the second has a level of its own
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     address = os.environ.get("DASK_SCHEDULER_ADDRESS")
     with dask.config.set({"distributed.admin.large-graph-warning-threshold": "10GB"}):
         if address:

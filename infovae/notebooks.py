@@ -298,6 +298,8 @@ def _clean(executed: Path, staging: Path) -> None:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.source = re.sub("(?m)^output_folder = .*$", 'output_folder = ""', cell.source)
             cell.id = "injected-parameters"
+        if "outputs" in cell:  # without what a progress bar wrote while it trained
+            cell.outputs = [o for o in cell.outputs if "\r" not in o.get("text", "x") and o.get("text", "x").strip()]
         for output in cell.get("outputs", []):
             for holder, kind in [(output, "text"), (output.get("data", {}), "text/plain")]:
                 if kind in holder:

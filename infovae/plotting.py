@@ -59,14 +59,16 @@ class Captioned(Figure):
 
     @property
     def alt(self) -> str:
-        """What the figure shows: its panels and their axes, then the entries of its legend."""
+        """What the figure shows: its panels and axes, the entries of its legend; of pictures, how to read them."""
         shown = []
         for ax in self.axes:
             words = " ".join(text for text in (ax.get_title(), ax.get_ylabel()) if text).replace("\n", " ")
             against = f"against {ax.get_xlabel()}" if ax.get_xlabel() else ""
             shown += [text] if (text := f"{words} {against}".strip()) else []
         entries = [text.get_text() for box in self.legends for text in box.get_texts()]
-        return f"{count(shown, 'panel')}: {'; '.join(shown)}." + (f" Shown: {join(entries)}." if entries else "")
+        text = f"{count(shown, 'panel')}: {'; '.join(shown)}." + (f" Shown: {join(entries)}." if entries else "")
+        axes = any(ax.get_xlabel() or ax.get_ylabel() for ax in self.axes)
+        return text if axes else f"{text} {self.caption}".strip()
 
     def to_png(self) -> bytes:
         """Return the figure as a PNG of 256 colours, a third of the size of one with all."""

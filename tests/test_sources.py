@@ -366,7 +366,7 @@ def test_own_images_are_kept_under_the_name_of_their_content(tmp_path: Path) -> 
     (tmp_path / "a.npz").unlink()
     own = sources.read_adopted(name)
     assert np.array_equal(own.images, grey) and own.labels is not None and own.labels.tolist() == [0, 1, 2] * 10
-    assert sources.facts(name) == (24, 3)
+    assert sources.facts(name) == (24, 3, (8, 8))
 
 
 def test_a_lost_or_damaged_copy_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

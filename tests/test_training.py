@@ -254,7 +254,7 @@ def test_unusable_device_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a compiler")
 def test_compiled_training_differs_by_rounding_alone(digits: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tiny(decoder="dense", steps=3)
+    config = tiny(decoder="dense", steps=3, precision="float32")
     plain = Training(config, digits, CPU)
     plain.advance(3)
     monkeypatch.setenv("INFOVAE_COMPILE", "1")
