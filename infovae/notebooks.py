@@ -298,13 +298,28 @@ def _clean(executed: Path, staging: Path) -> None:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.source = re.sub("(?m)^output_folder = .*$", 'output_folder = ""', cell.source)
             cell.id = "injected-parameters"
-        if "outputs" in cell:  # without what a progress bar wrote while it trained
-            cell.outputs = [o for o in cell.outputs if "\r" not in o.get("text", "x") and o.get("text", "x").strip()]
+        if "outputs" in cell:
+            cell.outputs = _join_streams(cell.outputs)
         for output in cell.get("outputs", []):
             for holder, kind in [(output, "text"), (output.get("data", {}), "text/plain")]:
                 if kind in holder:
                     holder[kind] = _forget_places(holder[kind], staging)
     write_atomically(executed, nbformat.writes(notebook).encode())
+
+
+def _join_streams(outputs: list[Any]) -> list[Any]:
+    """Join what was printed in several pieces, without what a progress bar wrote while it trained."""
+    joined: list[Any] = []
+    for output in outputs:
+        last: Any = joined[-1] if joined else {}
+        if "text" in output and "text" in last and output.name == last.name:
+            last.text += output.text
+        else:
+            joined.append(output)
+    for output in joined:
+        if "text" in output:
+            output.text = re.sub(r"\r[^\r\n]*\n?", "", output.text)
+    return [output for output in joined if output.get("text", "shown").strip()]
 
 
 def _forget_places(text: str, staging: Path) -> str:

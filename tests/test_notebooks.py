@@ -140,6 +140,7 @@ def test_report_of_a_partly_trained_profile_says_what_is_missing_and_runs_no_tex
     assert "<img src=x" not in text.replace("\\<img", "")
 
 
+@pytest.mark.timeout(600)
 def test_second_reproduction_trains_nothing_and_changes_nothing(smoke: Path) -> None:
     records = {path: path.stat().st_mtime_ns for path in (smoke / "store").rglob("*") if path.is_file()}
     results = {path: path.read_bytes() for path in (smoke / "results").rglob("*") if path.is_file()}
@@ -147,6 +148,16 @@ def test_second_reproduction_trains_nothing_and_changes_nothing(smoke: Path) -> 
     assert {path: path.stat().st_mtime_ns for path in (smoke / "store").rglob("*") if path.is_file()} == records
     again = {path: path.read_bytes() for path in (smoke / "results").rglob("*") if path.is_file()}
     assert again.keys() == results.keys() and [path for path in results if again[path] != results[path]] == []
+
+
+def test_prints_are_one_and_progress_bars_are_not_published() -> None:
+    """How prints are cut into messages depends on the moment."""
+    texts = ["a\n", "b\n\r  0% x", "\r  2% y\n"]
+    streams = [nbformat.v4.new_output("stream", name="stdout", text=text) for text in texts]
+    bar = nbformat.v4.new_output("stream", name="stderr", text="\r 10% z\n")
+    shown = nbformat.v4.new_output("display_data", data={"text/plain": "p"})
+    found = notebooks._join_streams([*streams, bar, shown])
+    assert [output.get("text", "shown") for output in found] == ["a\nb\n", "shown"]
 
 
 @pytest.mark.timeout(600)
