@@ -118,7 +118,7 @@ def reproduce(profile: str, folder: Path) -> list[str]:
         tasks = [task._replace(rank=i) for i, found in enumerate(wanted.values()) for task in found]
         runs = sweep(tasks, store, publish_ready)
         problems += describe_failures(runs)
-        publish_runs(tasks, store, folder, lambda config: config in _whose_weights(profile, experiments))
+        publish_runs(tasks, store, folder, weights_of=_whose_weights(profile, experiments).__contains__)
         dataset = next((e.dataset for e in experiments.values() if e.dataset != "two_points"), "digits")
         problems += execute_further(profile, folder, dataset, has_weights=profile in PUBLISHED_WEIGHTS)
         write_environment(folder)
@@ -251,15 +251,15 @@ def require_settings(experiments: Iterable[Experiment]) -> None:
         When the store cannot be written.
     """
     from infovae.cluster import count_workers
-    from infovae.notebooks import make_folder, require_source
+    from infovae.notebooks import FURTHER, make_folder, require_source
     from infovae.store import Store
     from infovae.training import choose_device, compiles
 
     choose_device()
     compiles()
     count_workers()
-    for experiment in experiments:
-        require_source(experiment.notebook)
+    for notebook in (*(experiment.notebook for experiment in experiments), *FURTHER):
+        require_source(notebook)
     make_folder(Store().root, "INFOVAE_STORE")
 
 
