@@ -69,7 +69,7 @@ def test_figures_are_published_with_their_words(tmp_path: Path) -> None:
     runs = pd.DataFrame({"receptive_radius": [4], "objective": ["mmd"], "alpha": 1.0, "lambda_": 1.0, "status": "done"})
     publish(make_experiment("latent_usage", {}), runs, {"b": figure, "a": figure}, str(tmp_path))
     captions = json.loads((tmp_path / "captions.json").read_text(encoding="utf-8"))
-    assert list(captions) == ["b", "a"] and captions["a"]["alt"] == "1 panel: what it shows."
+    assert list(captions) == ["b", "a"] and captions["a"]["alt"] == "1 panel: what it shows. how to read it"
     assert (tmp_path / "a.png").read_bytes() == figure.to_png()
 
 

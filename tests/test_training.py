@@ -256,10 +256,15 @@ def test_unusable_device_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> No
 def test_compiled_training_differs_by_rounding_alone(digits: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny(decoder="dense", steps=3, precision="float32")
     plain = Training(config, digits, CPU)
+    start = {name: value.clone() for name, value in plain.model.state_dict().items()}
     plain.advance(3)
     monkeypatch.setenv("INFOVAE_COMPILE", "1")
     compiled = Training(config, digits, CPU)
     compiled.advance(3)
     assert compiled.forward is not compiled.model
+    # Adam divides a gradient by its own size: where one is nearly zero, rounding decides the sign of its step. So the
+    # whole change of a tensor is compared, not each of its elements.
     for name, value in compiled.model.state_dict().items():
-        torch.testing.assert_close(value, plain.model.state_dict()[name], rtol=1e-3, atol=1e-5)
+        other = plain.model.state_dict()[name].double()
+        change = (other - start[name]).norm().item()
+        assert (value.double() - other).norm().item() <= 1e-3 * change, name
