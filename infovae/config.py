@@ -318,7 +318,7 @@ class LatentEvaluation(Settings):
     split : whose images; what is chosen by looking at results is chosen on validation images.
     """
 
-    revision: Literal[2] = 2
+    revision: Literal[3] = 3
     split: Literal["test", "validation"] = "test"
     n_images: Annotated[int, Field(strict=True, ge=100, le=60_000)] = 10_000
     n_likelihood: Annotated[int, Field(strict=True, ge=10, le=10_000)] = 1000

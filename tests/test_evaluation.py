@@ -223,6 +223,22 @@ def test_codes_of_grey_training_images_are_measured_as_the_authors_do(digits: Im
     assert metrics["log_det_cov_total_authors"] == pytest.approx(torch.logdet(covariance).item(), abs=1e-4)
     assert metrics["squared_mmd_point_mass"] == pytest.approx(1 + 0.5 - 4 / 3)
     assert 0 < metrics["squared_mmd_authors"] < 1
+    assert metrics["squared_mmd_grey"] == pytest.approx(metrics["squared_mmd_authors"], abs=0.02)  # of other draws
+
+
+def test_batch_statistics_make_each_batch_standard_and_leave_the_model_as_it_was() -> None:
+    """E[z|x] is the normalised image: with running statistics (0 and 1 at the start) it is the image itself."""
+    model = empty_model()
+    body = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4, affine=False))
+    model.encoder = Encoder(body, "sigmoid").eval()
+    x = 3 + 2 * torch.randn(200, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+    for batch in encode(model, x, batch_size=50, batch_statistics=True).mu.split(50):
+        torch.testing.assert_close(batch.mean(0), torch.zeros(2), atol=1e-5, rtol=0)
+        torch.testing.assert_close(batch.var(0, correction=0), torch.ones(2), atol=1e-4, rtol=0)
+    for name, value in model.encoder.state_dict().items():
+        assert torch.equal(value, before[name])
+    torch.testing.assert_close(encode(model, x).mu, x.flatten(1)[:, :2], rtol=1e-4, atol=1e-4)
 
 
 def test_images_are_seen_as_the_run_saw_its_own(digits: ImageData) -> None:
@@ -241,7 +257,7 @@ def test_images_are_seen_as_the_run_saw_its_own(digits: ImageData) -> None:
 def test_models_of_grey_images_are_evaluated_on_grey_images(digits: ImageData) -> None:
     """The classifier sees binarised samples; the code's numbers and the likelihood are those of grey images."""
     torch.manual_seed(0)
-    config = tiny(binarization="none", decoder="dense")
+    config = tiny(binarization="none", decoder="dense", encoder_norm="none")
     model = build_model(config, (8, 8)).eval()
     latent, _ = evaluate(LATENT, config, model, digits, CPU)
     assert latent["log_det_cov_per_dim_train"] * 2 == pytest.approx(latent["log_det_cov_total_authors"])

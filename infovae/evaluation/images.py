@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -40,9 +41,16 @@ def is_grey(config: RunConfig | PixelConfig) -> bool:
     return getattr(config, "binarization", "dynamic") == "none"
 
 
-def encode(model: Model | PixelModel, x: Tensor, batch_size: int = 250) -> Gaussian:
-    """Return q(z|x) for images (n, 1, H, W), in batches."""
-    parts = [model.encoder(batch) for batch in x.split(batch_size)]
+def encode(model: Model | PixelModel, x: Tensor, batch_size: int = 250, batch_statistics: bool = False) -> Gaussian:
+    """Return q(z|x) for images (n, 1, H, W), in batches.
+
+    Parameters
+    ----------
+    batch_statistics : normalise each batch by its own statistics, as in training, instead of the running ones; the
+        model is not changed.
+    """
+    encoder = copy.deepcopy(model.encoder).train() if batch_statistics else model.encoder
+    parts = [encoder(batch) for batch in x.split(batch_size)]
     return Gaussian(torch.cat([q.mu for q in parts]), torch.cat([q.std for q in parts]))
 
 

@@ -46,7 +46,8 @@ def _few_and_all(values: dict[str, Any]) -> tuple[int, int]:
 class VarianceOverestimation(Experiment):
     """Each objective on nested training sets of growing size, with a decoder of independent pixels.
 
-    `alpha` is that of every objective with a divergence; see `weights_at` for lambda_.
+    `alpha` is that of every objective with a divergence; see `weights_at` for lambda_. The encoder has no batch
+    normalisation: in the script that the authors' figure is likely from there is none.
     """
 
     name = "variance_overestimation"
@@ -70,6 +71,7 @@ class VarianceOverestimation(Experiment):
     latent_dim: LatentDim = AUTHORS_DIM
     n_trains: TrainingSizes = Field(default_factory=_few_and_all)
     decoder: Decoder = "conv"
+    encoder_norm: Literal["batch", "none", "spread"] = "none"
     steps: Annotated[int, Field(strict=True, ge=1, le=10_000_000)] = 400
     batch_size: Annotated[int, Field(strict=True, ge=2, le=100_000)] = 200
     n_samples: Samples = 1000
