@@ -107,7 +107,7 @@ def batch_statistics(runs: pd.DataFrame) -> str:
     ours, running, batch = (say(known[column]) for column in columns)
     return (
         "In the authors’ code batch normalisation has no evaluation mode: 100 images at a time are normalised by their "
-        f"own statistics, in training and in measuring. On grey training images the squared MMD of MMD’s codes is {batch} "
+        f"own statistics, in training and in measuring. On grey training images MMD’s squared MMD is {batch} "
         f"in this way ({count_seeds(known)}), and {running} with the running statistics, which are those of binarised "
         f"images. On test images seen as in training, with the running statistics, it is {ours}."
     )
