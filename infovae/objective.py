@@ -38,29 +38,6 @@ def info_vae_loss(terms: Terms, alpha: float, lambda_: float | Tensor) -> Tensor
     return loss + weight * terms.divergence
 
 
-def special_case_errors(n: int, seed: int) -> dict[str, float]:
-    """Return how far the family's special cases are from their own formulas: paper, section "Special cases".
-
-    Each of n triples of random float32 terms goes through `info_vae_loss` with the weights of the special case, and
-    through the special case's formula as its own paper has it. The largest relative difference is returned: exactly 0
-    for the VAE (nll + rate) and the AAE (nll + D); at most one unit in the last place, 2^-23 = 1.2e-7, for the beta-VAE
-    (nll + beta rate), whose weight 1 - (1 - beta) is not beta to the last bit.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    nll, rate, divergence = torch.empty(3, n).exponential_(generator=generator).mul_(100)
-    errors = dict.fromkeys(("vae", "beta_vae", "aae"), 0.0)
-    for i, beta in enumerate(torch.empty(n, dtype=torch.float64).uniform_(0.01, 10, generator=generator).tolist()):
-        terms = Terms(nll[i], rate[i], divergence[i])
-        cases = {
-            "vae": (info_vae_loss(terms, alpha=0, lambda_=1), terms.nll + terms.rate),
-            "beta_vae": (info_vae_loss(terms, alpha=1 - beta, lambda_=beta), terms.nll + beta * terms.rate),
-            "aae": (info_vae_loss(terms, alpha=1, lambda_=1), terms.nll + terms.divergence),
-        }
-        for name, (loss, expected) in cases.items():
-            errors[name] = max(errors[name], abs(loss.item() - expected.item()) / expected.item())
-    return errors
-
-
 def charged_rate(q_z_given_x: Gaussian, free_bits: float) -> Tensor:
     """Return the rate that the loss pays: in each latent dimension at least `free_bits` nats, a scalar.
 

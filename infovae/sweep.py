@@ -7,7 +7,6 @@ Dask's own connections, and only the driver writes to the store.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -211,7 +210,7 @@ def collect(tasks: Iterable[Task], store: Store, failures: dict[str, str] | None
         metrics = [store.load_evaluation(identity, e) for e in evaluations] if record else []
         row: dict[str, Any] = {"run_id": identity, "status": "done", **config.model_dump(mode="json")}
         if record is not None and None not in metrics:
-            row |= summarize_training(record)
+            row["train_seconds"] = record["train_seconds"]
             for values in metrics:
                 row |= values or {}
         else:
@@ -219,22 +218,6 @@ def collect(tasks: Iterable[Task], store: Store, failures: dict[str, str] | None
             row["status"] = f"failed: {reason}" if reason else "not run"
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def summarize_training(record: dict[str, Any]) -> dict[str, float]:
-    """Return what a run's history says of speed and stability.
-
-    `squared_mmd_validation` is the last squared MMD on validation images, `squared_mmd_over_training` the mean of the
-    squared MMD over the logged steps (slow divergences have a large one), `squared_mmd_jitter` the standard deviation
-    of its steps in the second half over sqrt(2) (unstable ones have a large one; a smooth decline has none).
-    """
-    summary = {"train_seconds": record["train_seconds"]}
-    if record["history"]:
-        values = pd.Series([row.get("squared_mmd", math.nan) for row in record["history"]])
-        summary["squared_mmd_validation"] = float(values.iloc[-1])
-        summary["squared_mmd_over_training"] = float(values.mean())
-        summary["squared_mmd_jitter"] = float(values[len(values) // 2 :].diff().std() / 2**0.5)
-    return summary
 
 
 def collect_history(tasks: Iterable[Task], store: Store | None = None) -> pd.DataFrame:
