@@ -52,31 +52,31 @@ STAMP = pwd -P; $@/bin/python -c 'import sys; print(sys.version, sys.base_prefix
 
 ## Fetch and verify the data sets
 data: .venv
-	$(RUN) data
+	@$(RUN) data
 
 ## Train what is missing, execute every notebook, write results/PROFILE
 reproduce: .venv
-	$(RUN) reproduce --profile "$$PROFILE"
+	@$(RUN) reproduce --profile "$$PROFILE"
 
 ## Train PROFILE in any number of sittings, the most valuable runs first; publish nothing
 train: .venv
-	$(RUN) train --profile "$$PROFILE"
+	@$(RUN) train --profile "$$PROFILE"
 
 ## Publish what is trained of PROFILE; train nothing
 publish: .venv
-	export INFOVAE_TRAIN=0; $(RUN) reproduce --profile "$$PROFILE"
+	@export INFOVAE_TRAIN=0; $(RUN) reproduce --profile "$$PROFILE"
 
 ## Run one EXPERIMENT with new PARAMS, into results/custom
 run: .venv
-	$(RUN) run "$$EXPERIMENT" -p "$$PARAMS"
+	@$(RUN) run "$$EXPERIMENT" -p "$$PARAMS"
 
 ## Rebuild tables, claims and pages of results/PROFILE, without training
 report: .venv
-	$(RUN) report --profile "$$PROFILE"
+	@$(RUN) report --profile "$$PROFILE"
 
 ## Train PROFILE again from an empty store and compare with the committed results
 verify: .venv
-	$(RUN) verify --profile "$$PROFILE"
+	@$(RUN) verify --profile "$$PROFILE"
 
 # The variables have freed memory kept, as in a sweep's workers.
 ## Measure speed and memory beside pythae, which is installed into .venv-bench
@@ -100,7 +100,7 @@ stress: .venv
 
 ## Open the notebooks in JupyterLab; what is saved there keeps its cells, not its outputs
 lab: .venv
-	$(RUN) lab
+	@$(RUN) lab
 
 ## Remove .venv, .venv-bench and what tools leave behind; trained runs and data stay
 clean:

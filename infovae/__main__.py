@@ -6,6 +6,8 @@ import io
 import logging
 import multiprocessing
 import os
+import re
+import shutil
 import signal
 import sys
 import threading
@@ -39,8 +41,7 @@ def end_at_once(number: int) -> None:
 def say_stopped() -> None:
     """Say what an interrupted command leaves behind."""
     click.echo(
-        "\nstopped. Finished runs, and the last checkpoints of the others, are kept; the same command goes on from "
-        "there (verify, which starts from an empty store, from its beginning).",
+        "\nstopped. Finished runs, and the last checkpoints of the others, are kept: the same command goes on there.",
         err=True,
     )
 
@@ -147,12 +148,13 @@ def train(profile: str) -> None:
 @click.option("-p", "parameters", multiple=True, metavar="NAME=VALUE", help="A parameter; may be repeated.")
 @click.option("--profile", default=None, help="Start from this profile's parameters instead of the defaults.")
 def run(experiment: str, parameters: tuple[str, ...], profile: str | None) -> None:
-    """Run one EXPERIMENT with new parameters, into results/custom/EXPERIMENT."""
+    """Run one EXPERIMENT with new parameters, into results/custom/EXPERIMENT, in place of what was there."""
     from infovae import reproduce as work
     from infovae.experiments import MODULES, make_experiment
 
     if not experiment:
         raise ParameterError(f"name an experiment, such as EXPERIMENT=latent_usage; there are: {', '.join(MODULES)}")
+    experiment = re.sub(r"^\d\d_", "", experiment)  # the name of its notebook
     values = work.parse_assignments(list(parameters))
     if profile:
         experiments = work.load_profile(profile)
@@ -160,10 +162,11 @@ def run(experiment: str, parameters: tuple[str, ...], profile: str | None) -> No
             values = {**experiments[experiment].model_dump(mode="json"), **values}
     make_experiment(experiment, values)  # refuse before anything heavy is imported
     from infovae.notebooks import results_root
+    from infovae.report import preview
 
     folder = results_root() / "custom" / experiment
     notebook, problems = work.run_experiment(experiment, values, folder)
-    click.echo((folder / "table.md").read_text(encoding="utf-8"))
+    click.echo(preview(folder, shutil.get_terminal_size().columns))
     click.echo(f"read {work.display(notebook.with_suffix('.html'))}, or {work.display(notebook)}")
     if problems:
         raise click.ClickException("incomplete:\n" + "\n".join(problems))

@@ -27,15 +27,26 @@ MATCHED = 0.08
 CLAIMS: dict[str, Claim] = {}
 
 
+DIMS, FEW_DIMS, MANY_DIMS = (("latent_dim", dims) for dims in ((2, 5, 10, 20, 40), (2, 5, 10, 20), (10, 20, 40)))
+"""The latent dimensions that the authors' statements are about: all of theirs, up to 20, from 10 on."""
+
+
 def claim(
-    experiment: str, source: Source, measured: str, *, below: float = 0, above: float | None = None, log: bool = False
+    experiment: str,
+    source: Source,
+    measured: str,
+    *,
+    below: float = 0,
+    above: float | None = None,
+    log: bool = False,
+    over: tuple[str, tuple[float, ...]] | None = None,
 ) -> Callable[[Callable[[pd.DataFrame], Effects]], Callable[[pd.DataFrame], Effects]]:
     """Enter the decorated function into `CLAIMS` under its own name. Give one of the bounds."""
 
     def register(function: Callable[[pd.DataFrame], Effects]) -> Callable[[pd.DataFrame], Effects]:
         name, statement = function.__name__, " ".join((function.__doc__ or "").split())
         sign, bound = (-1, below) if above is None else (1, above)
-        CLAIMS[name] = Claim(name, statement, experiment, source, measured, sign, bound, log, function)
+        CLAIMS[name] = Claim(name, statement, experiment, source, measured, sign, bound, log, function, over)
         return function
 
     return register
@@ -161,7 +172,7 @@ def vae_overestimates_variance(runs: pd.DataFrame) -> Effects:
     return together(least=few, excess=difference(few, many))
 
 
-@variance("authors' code", "|log det Cov[q(z)] / dim| of MMD, training images", below=0.1)
+@variance("authors' code", "|log det Cov[q(z)] / dim| of MMD, training images", below=0.1, over=("n_train", ()))
 def mmd_keeps_variance(runs: pd.DataFrame) -> Effects:
     """With MMD log det Cov[q(z)] is near 0 on training images, whatever their number (Gaussian pixels)."""
     mmd: dict[str, Any] = {"objective": "mmd", "binarization": "none"}
@@ -205,45 +216,45 @@ def vae_ignores_z(runs: pd.DataFrame) -> Effects:
     return values(runs, "mutual_information", objective="elbo").clip(lower=0.01)
 
 
-@usage("summary", "of MMD: I(x;z) / 1 nat; 0.08 / squared MMD", above=1, log=True)
+@usage("summary", "of MMD: I(x;z) / 1 nat; 0.08 / squared MMD", above=1, log=True, over=("receptive_radius", ()))
 def infovae_uses_z(runs: pd.DataFrame) -> Effects:
     """InfoVAE at alpha = 1 uses its code and matches the prior, whatever the decoder's receptive field."""
     mmd: dict[str, Any] = {"objective": "mmd", "alpha": 1, "lambda_": OBJECTIVES["mmd"]["lambda_"]}
     return used_and_matched(default_encoder(runs), "receptive_radius", **mmd)
 
 
-@comparison("authors' code", "of MMD: I(x;z) / 1 nat; 0.08 / squared MMD", above=1, log=True)
+@comparison("authors' code", "of MMD: I(x;z) / 1 nat; 0.08 / squared MMD", above=1, log=True, over=DIMS)
 def mmd_uses_z(runs: pd.DataFrame) -> Effects:
     """MMD uses its code under a PixelCNN decoder and matches the prior, in every latent dimension."""
     return used_and_matched(runs, "latent_dim", objective="mmd")
 
 
-@comparison("authors' code", "of Stein: I(x;z) / 1 nat; 0.08 / squared MMD", above=1, log=True)
+@comparison("authors' code", "of Stein: I(x;z) / 1 nat; 0.08 / squared MMD", above=1, log=True, over=DIMS)
 def stein_uses_z(runs: pd.DataFrame) -> Effects:
     """Stein uses its code under a PixelCNN decoder and matches the prior, in every latent dimension."""
     return used_and_matched(runs, "latent_dim", objective="stein")
 
 
-@comparison("authors' code", "of Wasserstein: I(x;z) / 1 nat; 0.08 / squared MMD", above=1, log=True)
+@comparison("authors' code", "of Wasserstein: I(x;z) / 1 nat; 0.08 / squared MMD", above=1, log=True, over=DIMS)
 def adversary_uses_z(runs: pd.DataFrame) -> Effects:
     """The adversary (Wasserstein) uses its code under a PixelCNN decoder and matches the prior, in every dimension."""
     return used_and_matched(runs, "latent_dim", objective="wasserstein")
 
 
-@comparison("summary", "of Jensen: I(x;z) / 1 nat; 0.08 / squared MMD", above=1, log=True)
+@comparison("summary", "of Jensen: I(x;z) / 1 nat; 0.08 / squared MMD", above=1, log=True, over=DIMS)
 def jensen_uses_z(runs: pd.DataFrame) -> Effects:
     """Jensen uses its code under a PixelCNN decoder and matches the prior, in every latent dimension."""
     return used_and_matched(runs, "latent_dim", objective="jensen")
 
 
-@comparison("authors' code", "squared MMD of MMD / of the other, test images", below=1.25, log=True)
+@comparison("authors' code", "squared MMD of MMD / of the other, test images", below=1.25, log=True, over=DIMS)
 def mmd_best_squared_mmd(runs: pd.DataFrame) -> Effects:
     """MMD matches the prior as well as Stein and the adversary or better, by squared MMD, in every dimension."""
     mmd, stein, wasserstein = (of(runs, "squared_mmd", name, used=True) for name in ("mmd", "stein", "wasserstein"))
     return together(Stein=ratio(mmd, stein), Wasserstein=ratio(mmd, wasserstein))
 
 
-@comparison("authors' code", "|log det Cov[q(z)] / dim| of MMD - of the other, test images")
+@comparison("authors' code", "|log det Cov[q(z)] / dim| of MMD - of the other, test images", over=DIMS)
 def mmd_best_log_det(runs: pd.DataFrame) -> Effects:
     """MMD matches the prior better than Stein and the adversary, by log det Cov[q(z)], in every dimension."""
     metric, names = "log_det_cov_per_dim_test", ("mmd", "stein", "wasserstein")
@@ -251,7 +262,7 @@ def mmd_best_log_det(runs: pd.DataFrame) -> Effects:
     return together(Stein=difference(mmd, stein), Wasserstein=difference(mmd, wasserstein))
 
 
-@comparison("authors' code", "class cross-entropy of MMD - of the other, nats")
+@comparison("authors' code", "class cross-entropy of MMD - of the other, nats", over=FEW_DIMS)
 def mmd_best_classes(runs: pd.DataFrame) -> Effects:
     """MMD's samples have a truer class distribution than Stein's and the adversary's, in up to 20 dimensions."""
     runs = runs[runs["latent_dim"] <= 20]
@@ -259,14 +270,14 @@ def mmd_best_classes(runs: pd.DataFrame) -> Effects:
     return together(Stein=difference(mmd, stein), Wasserstein=difference(mmd, wasserstein))
 
 
-@comparison("authors' code", "class cross-entropy of Wasserstein - of Stein, nats")
+@comparison("authors' code", "class cross-entropy of Wasserstein - of Stein, nats", over=MANY_DIMS)
 def adversary_better_classes(runs: pd.DataFrame) -> Effects:
     """The adversary's samples have a truer class distribution than Stein's, in 10 and more dimensions."""
     runs = runs[runs["latent_dim"] >= 10]
     return difference(*(of(runs, "class_cross_entropy", name) for name in ("wasserstein", "stein")))
 
 
-@comparison("authors' code", "squared MMD averaged over training, MMD / Wasserstein", below=1, log=True)
+@comparison("authors' code", "squared MMD averaged over training, MMD / Wasserstein", below=1, log=True, over=DIMS)
 def adversary_slower(runs: pd.DataFrame) -> Effects:
     """The adversary takes longer than MMD to match the prior, in every dimension."""
     return ratio(*(of(runs, "mmd_over_training", name, used=True) for name in ("mmd", "wasserstein")))
@@ -278,20 +289,27 @@ def adversary_less_stable(runs: pd.DataFrame) -> Effects:
     return ratio(*(of(runs, "relative_jitter", name, used=True) for name in ("mmd", "wasserstein")))
 
 
-@labels("authors' code", "error of a support vector machine on draws of z (chance 0.9), averaged_elbo", above=0.85)
+@labels(
+    "authors' code",
+    "error of a support vector machine on draws of z (chance 0.9), averaged_elbo",
+    above=0.85,
+    over=DIMS,
+)
 def averaged_elbo_at_chance(runs: pd.DataFrame) -> Effects:
     """With 1,000 labels the code of what the authors' code calls ELBO is at chance, in every dimension."""
     return of(runs, "svm_error_sampled", "averaged_elbo")
 
 
-@labels("authors' code", "error on draws of z: no regulariser - MMD up to 5; MMD - no regulariser - 0.01 from 10")
+@labels(
+    "authors' code", "error on draws of z: no regulariser - MMD up to 5; MMD - no regulariser - 0.01 from 10", over=DIMS
+)
 def unregularized_better_in_few(runs: pd.DataFrame) -> Effects:
-    """Without a regulariser the code classifies better than MMD's in 2 and 5 dimensions; from 10 on MMD's is level."""
+    """Without a regulariser the code classifies better than MMD's in 2 and 5 dimensions; from 10 on MMD is as good."""
     excess = difference(*(of(runs, "svm_error_sampled", name) for name in ("mmd", "unregularized")))
     return (excess - 0.01).where(excess.index.get_level_values("latent_dim") >= 10, -excess)
 
 
-@labels("authors' code", "error on draws of z, of MMD - of the other")
+@labels("authors' code", "error on draws of z, of MMD - of the other", over=DIMS)
 def mmd_best_error(runs: pd.DataFrame) -> Effects:
     """MMD's code classifies better than Stein's, the adversary's and the VAE's, in every dimension."""
     mmd, *others = (of(runs, "svm_error_sampled", name) for name in ("mmd", "stein", "wasserstein", "elbo"))

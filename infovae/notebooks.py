@@ -7,6 +7,7 @@ failed or was killed is kept as `notebook.failed.ipynb`. A folder belongs to one
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import logging
@@ -111,6 +112,7 @@ def execute(
     """
     require_source(notebook)
     make_folder(folder)
+    log.info("executing notebook %s", notebook)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".staging-") as staging_name, isolated():
         staging = Path(staging_name)
         executed = staging / "notebook.ipynb"
@@ -340,6 +342,14 @@ def _publish(staging: Path, folder: Path) -> None:
     write_atomically(folder / MANIFEST, to_json(names) + b"\n")
     for name in names:
         (staging / name).replace(folder / name)
+
+
+def withdraw(folder: Path) -> None:
+    """Remove what was published in a folder; files that others put there stay."""
+    for name in {FAILED, MANIFEST, *_published(folder)}:
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # there is none, or it is not empty
+        folder.rmdir()
 
 
 def _published(folder: Path) -> list[str]:

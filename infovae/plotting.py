@@ -302,6 +302,6 @@ def count(things: Any, name: str) -> str:
 
 def spread(runs: pd.DataFrame) -> str:
     """Say in a caption's words how the seeds are drawn."""
-    n = runs["seed"].nunique()
+    n = finished(runs)["seed"].nunique()
     bars = "; thin bars are 95 % intervals over seeds and may leave the frame" if n >= SEEDS_FOR_INTERVAL else ""
     return f"Dots are single runs ({n} seed{'s' if n != 1 else ''}), lines join the means{bars}."

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 
 class ParameterError(ValueError):
@@ -27,15 +29,25 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
             continue  # a default that follows from what was refused
         if item["type"] == "too_short" and item["loc"] in refused_items:
             continue  # the list is short only because its items were refused
-        where = ".".join(str(part) for part in item["loc"] if isinstance(part, str | int)) or model.__name__
+        where = "".join(f"[{part}]" if isinstance(part, int) else str(part) for part in item["loc"]) or model.__name__
         if item["type"] == "extra_forbidden":
             lines.append(unknown_name("parameter", str(item["loc"][-1]), model.model_fields))
         elif item["type"] == "value_error":
             lines.append(str(item["ctx"]["error"]))
         else:
             reason = item["msg"].lower().replace("tuple", "list")
-            lines.append(f"parameter {where}: {reason}, got {shorten(item['input'])}")
+            lines.append(f"parameter {where}: {reason}, got {shorten(item['input'])}{_hint(item, where)}")
     return "\n".join(dict.fromkeys(lines))
+
+
+def _hint(item: ErrorDetails, where: str) -> str:
+    """Say what was probably meant: a list of one value, or the closest of the names that are allowed."""
+    given = str(item["input"]) if isinstance(item["input"], str | int | float) else ""
+    if item["type"] == "tuple_type" and re.fullmatch(r"[\w.-]{1,30}", given):
+        return f"; write {where}=[{given}]"
+    names = re.findall("'([^']+)'", item["ctx"]["expected"]) if item["type"] == "literal_error" else []
+    close = difflib.get_close_matches(given[:30], names, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:

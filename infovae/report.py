@@ -151,6 +151,17 @@ def format_table(table: pd.DataFrame) -> pd.DataFrame:
     return readable.rename(columns=label)
 
 
+def preview(folder: Path, width: int) -> str:
+    """Return the table of a published experiment as plain text, with as many columns as `width` characters hold."""
+    table = pd.read_csv(folder / "table.csv")
+    readable = format_table(table.fillna({"why_missing": ""}))
+    n = readable.shape[1]
+    while n > 1 and len(readable.iloc[:, :n].to_string(index=False).partition("\n")[0]) > width:
+        n -= 1
+    more = readable.shape[1] - n
+    return readable.iloc[:, :n].to_string(index=False) + f"\n... and {more} columns more in table.csv" * (more > 0)
+
+
 def to_markdown(frame: pd.DataFrame, markup: Collection[str] = ()) -> str:
     """Return a frame as a Markdown table, left-aligned, its cells as they are but in the columns of `markup`."""
     raw = [column in markup for column in frame.columns]
@@ -193,6 +204,11 @@ def summarize(claims: pd.DataFrame) -> str:
     """Return the ledger in Markdown: how many statements have which verdict, and which are not reproduced."""
     counts = claims["verdict"].value_counts()
     text = f"Of {len(claims)} statements: {', '.join(f'{counts.get(verdict, 0)} {verdict}' for verdict in SYMBOLS)}."
+    in_part = claims[(claims["verdict"] == "reproduced") & (claims["measured_in"].fillna("") != "")]
+    if len(in_part):
+        text += (
+            f" {len(in_part)} of those reproduced name more conditions than were run: the table says in which it is so."
+        )
     refuted = claims.loc[claims["verdict"] == "not reproduced", "statement"]
     return "\n- ".join([as_markdown(text) + (" Not reproduced:\n" if len(refuted) else ""), *map(as_markdown, refuted)])
 
@@ -203,9 +219,15 @@ def show_claims(claims: pd.DataFrame) -> Markdown:
     numbers = {
         name: claims[name].map(format_number) for name in ("authors", "mean", "ci95_low", "ci95_high", "at_half")
     }
+    if (claims["verdict"] == "not measured").all():
+        return show_table(claims[:0])
     verdicts = [
-        f"{SYMBOLS[verdict]} {verdict}" + (f": {why}" if why else "")
-        for verdict, why in zip(claims["verdict"], claims["open_because"].fillna(""), strict=True)
+        f"{SYMBOLS[verdict]} {verdict}"
+        + (f": {why}" if why else "")
+        + (f" in {words}; the others were not run" if words and verdict == "reproduced" else "")
+        for verdict, why, words in zip(
+            claims["verdict"], claims["open_because"].fillna(""), claims["measured_in"].fillna(""), strict=True
+        )
     ]
     where = claims["condition"].fillna("").map(lambda words: f"; decisive: {words}" if words else "")
     readable = {
@@ -226,7 +248,7 @@ def show_claims(claims: pd.DataFrame) -> Markdown:
 def show_course(claims: pd.DataFrame) -> Markdown:
     """Return, of each statement that was watched during training, its least favourable condition on the way."""
     watched = claims[claims["at_half"].notna()]
-    columns = {"after a quarter": "at_quarter", "after a half": "at_half", "at the end, where it is decided": "mean"}
+    columns = {"after a quarter": "at_quarter", "after a half": "at_half", "at the end": "at_end"}
     readable = {words: watched[column].map(format_number) for words, column in columns.items()}
     turned = watched["open_because"].fillna("").str.contains("sign changed").map({True: "yes", False: "no"})
     words = {"statement": watched["statement"], "holds": watched["holds"], **readable, "changed its side": turned}
@@ -328,7 +350,7 @@ def describe_results(profile: str, folder: Path, published: Mapping[str, Publish
         raise ParameterError(f"{path} is damaged ({error}): restore it or run `make reproduce` again") from error
     done = [found.runs[found.runs["status"] == "done"] for found in published.values()]
     models = {run_id for runs in done for run_id in runs["run_id"]}
-    data = dict.fromkeys(str(found.experiment.dataset) for found in published.values())
+    data = dict.fromkeys(str(name) for runs in done for name in runs["dataset"])
     n_experiments = f"{len(published)} experiment{'s' if len(published) != 1 else ''}"
     words = as_markdown(f"Profile {profile}: {n_experiments}, {len(models)} models, on {', '.join(data)}{where}.")
     return words + (" [All packages](environment.json)." if facts else "")

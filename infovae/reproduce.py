@@ -93,12 +93,13 @@ def _read_yaml(text: str) -> Any:
 def reproduce(profile: str, folder: Path) -> list[str]:
     """Reproduce every experiment of a profile into `folder`; return what went wrong, one line each.
 
-    Runs that the store holds, or that are published, are not trained again; with INFOVAE_TRAIN=0 none is trained, and
-    what lacks is said. Each notebook is published when its runs are there; the runs themselves and the report are last.
+    Runs that the store holds, or that are published, are not trained again; with INFOVAE_TRAIN=0 none is trained, what
+    lacks is said, and an experiment without any run is not published. Each notebook is published when its runs are
+    there; the runs themselves and the report are last.
     """
-    from infovae.notebooks import execute_further, hold
+    from infovae.notebooks import execute_further, hold, withdraw
     from infovae.store import Store
-    from infovae.sweep import merge, plan, publish_runs, sweep
+    from infovae.sweep import collect, merge, plan, publish_runs, sweep, trains
 
     experiments = load_profile(profile)
     require_settings(experiments.values())
@@ -112,7 +113,10 @@ def reproduce(profile: str, folder: Path) -> list[str]:
         def publish_ready(open_jobs: set[str]) -> None:
             for name in [name for name, jobs in needed.items() if jobs.isdisjoint(open_jobs)]:
                 del needed[name]
-                problems.extend(_publish_experiment(experiments[name], folder, start))
+                if trains() or (collect(wanted[name], store)["status"] == "done").any():
+                    problems.extend(_publish_experiment(experiments[name], folder, start))
+                else:  # a page of empty figures would say nothing
+                    withdraw(folder / name)
 
         # by experiment, so that the first notebook can be read while the others still train
         tasks = [task._replace(rank=i) for i, found in enumerate(wanted.values()) for task in found]
@@ -311,6 +315,8 @@ def parse_assignments(texts: list[str]) -> dict[str, Any]:
                 continue
             if not equals or not name.isidentifier():
                 raise ParameterError(f"parameters are given as NAME=VALUE, such as seeds=[0], got {shorten(piece)}")
+            if value.endswith(","):
+                raise ParameterError(f"parameters are separated by spaces, not by commas, got {shorten(piece)}")
             if name in parameters:
                 raise ParameterError(f"parameter {shorten(name)} is given twice")
             parameters[name] = parse_value(value)

@@ -19,6 +19,9 @@ from infovae.store import Store
 
 log = logging.getLogger(__name__)
 
+ELSEWHERE = "results/laptop has some; INFOVAE_PUBLISHED=0 `make reproduce` trains those of a profile anew."
+"""What to do where the weights of a run are not here."""
+
 PREFERRED = ("divergence_comparison", "family")
 """Experiments in the order in which their runs are meant where several match a selection."""
 
@@ -78,15 +81,15 @@ def find(folder: str | Path, **selection: Any) -> list[Found]:
     runs = list(_runs(_folder(folder)))
     here = [run for run in runs if run.weights.is_file()]
     if not here:
-        raise ParameterError(f"{folder} holds {len(runs)} runs and no weights of any: `make reproduce` trains them")
+        raise ParameterError(f"{folder} holds {len(runs)} runs and no weights of any. {ELSEWHERE}")
 
     def matching(among: list[Found]) -> list[Found]:
         return [run for run in among if all(run.config.get(name) == value for name, value in selection.items())]
 
     if not (found := matching(here)):
         n = len(matching(runs))
-        lacking = f" The weights of {n} that are so are not on this machine: `make reproduce` trains them." * (n > 0)
-        raise ParameterError(f"no model in {folder} is {_words(selection)}.{lacking} {_differences(here)}")
+        lacking = f" The weights of {n} that are so are not on this machine. {ELSEWHERE}" * (n > 0)
+        raise ParameterError(f"no model in {folder} is {_words(selection)}.{lacking} {_differences(here, *selection)}")
     return found
 
 
@@ -142,10 +145,12 @@ def _words(selection: dict[str, Any]) -> str:
     return ", ".join(f"{name}={shorten(value)}" for name, value in selection.items()) or "meant"
 
 
-def _differences(runs: list[Found]) -> str:
-    """Say in which settings runs differ, and which values there are."""
-    values = {name: sorted({repr(run.config.get(name)) for run in runs}) for name in RunConfig.model_fields}
-    varying = [f"{name}: {', '.join(found)}" for name, found in values.items() if len(found) > 1]
+def _differences(runs: list[Found], *selected: str) -> str:
+    """Say in which settings runs differ, and which values there are; those that were selected by stand first."""
+    values = {
+        name: sorted({repr(run.config.get(name)) for run in runs}) for name in (*selected, *RunConfig.model_fields)
+    }
+    varying = [f"{name}: {', '.join(found)}" for name, found in values.items() if len(found) > 1 or name in selected]
     if not varying:
         varying = [f"{name}: {', '.join(values[name])}" for name in ("objective", "latent_dim", "seed")]
     return "\n  ".join([f"There are {len(runs)}, with", *varying])

@@ -64,14 +64,17 @@ def sweep(
     for task in tasks:
         for evaluation in task.evaluations:
             require_labels(evaluation, task.config, load_data(task.config.dataset))
-    if train is None:
-        train = os.environ.get("INFOVAE_TRAIN") != "0"
-    jobs = plan(tasks, store) if train else {}
+    jobs = plan(tasks, store) if (trains() if train is None else train) else {}
     report = on_progress or (lambda _: None)
     if jobs:
         return collect(tasks, store, execute(jobs, load_data, report))
     report(set())
     return collect(tasks, store)
+
+
+def trains() -> bool:
+    """Return whether runs that lack are trained: yes, unless INFOVAE_TRAIN=0."""
+    return os.environ.get("INFOVAE_TRAIN") != "0"
 
 
 def merge(tasks: Iterable[Task]) -> list[Task]:

@@ -11,6 +11,7 @@ The rule, for a statement about K conditions (a statement about an average has K
   is reproduced if every interval lies on the side where it holds.
 - A condition with a NaN effect or a single seed has p = 1. It can neither confirm nor refute.
 - A verdict that the least favourable condition's mean contradicted at half of the training is open.
+- A statement that names more conditions than were run is reproduced in those that were: `measured_in` has them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import pandas as pd
 
 from infovae import authors
 from infovae.intervals import LEVEL, half_width, holm, p_value
+from infovae.sources import is_adopted
 
 Source = Literal["summary", "authors' code", "second hand", "recalled"]
 Verdict = Literal["reproduced", "not reproduced", "inconclusive", "not measured"]
@@ -54,6 +56,7 @@ class Claim:
     measured : what `effects` returns, with its unit.
     sign : +1 if the statement holds above the bound, -1 if below.
     log : effects are positive, and their logarithms are averaged and compared: for ratios and for I(x;z).
+    over : the conditions that the statement names: a column of the runs, and its values; no values: more than one.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Claim:
     bound: float
     log: bool
     effects: Callable[[pd.DataFrame], Effects]
+    over: tuple[str, tuple[float, ...]] | None = None
 
     def scale(self, values: Any) -> Any:
         """Return values on the scale on which they are averaged."""
@@ -83,7 +87,8 @@ def judge(claim: Claim, runs: pd.DataFrame | None, history: pd.DataFrame | None 
     first_open = len(holding) if holding.all() else int(holding.argmin())
     decisive = conditions.iloc[min(first_open, len(holding) - 1)] if len(holding) else pd.Series(dtype=float)
     half = _worst(claim, _measure(claim, runs, history, 0.5))
-    verdict, why = _verdict(decisive, half_side=claim.sign * (half - claim.bound))
+    failed = runs is not None and runs["status"].str.startswith("failed").any()
+    verdict, why = _verdict(decisive, claim.sign * (half - claim.bound), "or a run failed" if failed else "")
     condition = str(decisive.name) if len(decisive) else ""
     theirs = _measure(claim, authors.runs(claim.experiment), authors.history()).dropna()
     there = theirs if len(theirs) == 1 else theirs[_labels(theirs) == condition]
@@ -95,6 +100,7 @@ def judge(claim: Claim, runs: pd.DataFrame | None, history: pd.DataFrame | None 
         "measured": claim.measured,
         "holds": f"{'above' if claim.sign > 0 else 'below'} {claim.bound:g}",
         "condition": condition,
+        "measured_in": _partly(claim, effects),
         "n_conditions": len(conditions),
         "authors": float(there.iloc[0]) if len(there) else math.nan,
         **{column: decisive.get(column, math.nan) for column in ("mean", "ci95_low", "ci95_high")},
@@ -103,13 +109,14 @@ def judge(claim: Claim, runs: pd.DataFrame | None, history: pd.DataFrame | None 
         "n_dropped": int(conditions["n_dropped"].sum()),
         "at_quarter": _worst(claim, _measure(claim, runs, history, 0.25)),
         "at_half": half,
+        "at_end": _worst(claim, effects),
         "p": decisive.get("p", math.nan),
         "verdict": verdict,
         "open_because": why,
     }
 
 
-def _verdict(decisive: pd.Series, half_side: float) -> tuple[Verdict, str]:
+def _verdict(decisive: pd.Series, half_side: float, or_failed: str) -> tuple[Verdict, str]:
     """Return the verdict by the decisive condition, and why a statement is open."""
     if decisive.empty:
         return "not measured", ""
@@ -118,7 +125,7 @@ def _verdict(decisive: pd.Series, half_side: float) -> tuple[Verdict, str]:
     if decisive["side"]:
         return ("reproduced" if decisive["side"] > 0 else "not reproduced"), ""
     if decisive["n_dropped"]:
-        return "inconclusive", "a code is empty or a run failed"
+        return "inconclusive", f"a code is empty {or_failed}".strip()
     return "inconclusive", "the interval holds the bound" if decisive["n_seeds"] > 1 else "one seed"
 
 
@@ -151,6 +158,17 @@ def _labels(effects: Effects) -> pd.Index:
     return pd.Index([", ".join(parts) for parts in zip(*words, strict=True)] if words else [""] * len(effects))
 
 
+def _partly(claim: Claim, effects: Effects) -> str:
+    """Return in words the conditions that were measured, where the statement names more; else an empty text."""
+    if claim.over is None or effects.empty:
+        return ""
+    column, named = claim.over
+    measured = sorted(set(effects.index.get_level_values(column)))
+    if set(named) <= set(measured) and len(measured) > 1:
+        return ""
+    return ", ".join(WORDS[column].format(value) for value in measured)
+
+
 def _worst(claim: Claim, effects: Effects) -> float:
     """Return the mean over seeds in the least favourable condition; NaN where an effect is."""
     if effects.empty or effects.isna().any():
@@ -162,8 +180,8 @@ def _worst(claim: Claim, effects: Effects) -> float:
 def _measure(claim: Claim, runs: pd.DataFrame | None, history: pd.DataFrame | None, fraction: float = 1) -> Effects:
     """Return a claim's effects after a fraction of the training; empty where they were not measured."""
     try:
-        if runs is None or (fraction < 1 and history is None):
-            raise KeyError
+        if runs is None or (fraction < 1 and history is None) or runs["dataset"].map(is_adopted).any():
+            raise KeyError  # the paper says nothing of a user's own images
         runs = runs[runs["status"] != "not run"]
         if history is not None:
             runs = add_course(runs, history) if fraction == 1 else rewind(runs, history, fraction)

@@ -62,17 +62,20 @@ PARAMETERS = [
     ("latent_usage", "seeds=[0] seeds=[1]", "parameter 'seeds' is given twice"),
     ("latent_usage", "x" * 100_000 + "=1", r"unknown parameter 'x+ \.\.\. x+' "),
     # types
-    ("latent_usage", "seeds=[true]", r"parameter seeds\.0: input should be a valid integer, got True\n$"),
-    ("latent_usage", 'seeds=["0"]', r"seeds\.0: .* integer, got '0'\n$"),
-    ("latent_usage", "seeds=[[0]]", r"seeds\.0: .* integer, got \[0\]\n$"),
+    ("latent_usage", "seeds=[true]", r"parameter seeds\[0\]: input should be a valid integer, got True\n$"),
+    ("latent_usage", 'seeds=["0"]', r"seeds\[0\]: .* integer, got '0'\n$"),
+    ("latent_usage", "seeds=[[0]]", r"seeds\[0\]: .* integer, got \[0\]\n$"),
     ("latent_usage", 'seeds={"a": 1}', "seeds: .* list, got {'a': 1}"),
-    ("latent_usage", "seeds=[0", r"'\[0' is not a list in JSON notation"),
+    ("latent_usage", "seeds=[0", r"'\[0' is no list in JSON notation, such as \[1, 2\]"),
     ("latent_usage", "steps=1e3", r"parameter steps: .* integer, got 1000\.0"),
     ("latent_usage", "dataset=null", "dataset: .*string, got None"),
+    ("latent_usage", "seeds=0", r"seeds: .*valid list, got 0; write seeds=\[0\]"),
+    ("latent_usage", "objectives=[mdd]", r"objectives\[0\]: .*got 'mdd'; did you mean 'mmd'\?"),
+    ("latent_usage", "steps=20, seeds=[0]", "separated by spaces, not by commas, got 'steps=20,'"),
     # ranges
     ("latent_usage", "learning_rate=1e400", "learning_rate: .*finite number, got inf"),
-    ("latent_usage", "seeds=[-1]", r"seeds\.0: .*greater than or equal to 0, got -1"),
-    ("latent_usage", f"seeds=[{2**31}]", r"seeds\.0: .*less than 2147483648"),
+    ("latent_usage", "seeds=[-1]", r"seeds\[0\]: .*greater than or equal to 0, got -1"),
+    ("latent_usage", f"seeds=[{2**31}]", r"seeds\[0\]: .*less than 2147483648"),
     ("latent_usage", f"steps={'9' * 5000}", r"steps: .*got '9+ \.\.\. 9+'"),
     # lists
     ("latent_usage", f"seeds={list(range(1001))}", "seeds: list should have at most 1000 items"),
@@ -90,7 +93,7 @@ PARAMETERS = [
     ("latent_usage", "objective=$(touch home)", r"objective: .*got '\$\(touch home\)'"),
     ("latent_usage", "seeds=!!python/object:os.system [0]", "seeds: .*valid list, got '!!python"),
     ("latent_usage", f"steps={LIST}", r"steps: .*integer, got '\[+ \.\.\. \[+'"),
-    ("latent_usage", f"seeds={LIST}", "is not a list in JSON notation .*recursion"),
+    ("latent_usage", f"seeds={LIST}", "is no list in JSON notation"),
     ("latent_usage", "steps=" + '{"a":' * 50_000, "steps: .*integer"),
 ]  # fmt: skip
 

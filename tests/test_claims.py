@@ -15,6 +15,7 @@ from infovae.claims import CLAIMS, ledger
 from infovae.config import OBJECTIVES
 from infovae.experiments import MODULES
 from infovae.intervals import half_width, holm, p_value
+from infovae.report import show_claims
 from infovae.verdicts import add_course, judge
 
 SEEDS = (0, 1, 2)
@@ -185,7 +186,26 @@ def test_failed_or_empty_run_neither_confirms_nor_refutes_nor_blocks_a_refutatio
                 runs.loc[one, column] = value
             row = judge(claim, runs)
             assert (row["verdict"], row["n_dropped"]) == (expected, 1)
-            assert row["open_because"] == ("a code is empty or a run failed" if expected == "inconclusive" else "")
+            why = "a code is empty" + " or a run failed" * ("status" in damage)
+            assert row["open_because"] == (why if expected == "inconclusive" else "")
+
+
+def test_a_statement_is_reproduced_in_the_conditions_that_were_run() -> None:
+    claim, runs = CLAIMS["mmd_uses_z"], HOLDS["divergence_comparison"]
+    assert set(runs["latent_dim"]) >= {2, 10}
+    few = runs[runs["latent_dim"] == 10]
+    for found, words in ((judge(claim, few), "10 dimensions"), (judge(CLAIMS["vae_ignores_z"], few), "")):
+        assert found["measured_in"] == words
+    rendered = show_claims(ledger({"divergence_comparison": few})).data
+    assert "reproduced in 10 dimensions; the others were not run" in rendered
+    every = pd.concat([few.assign(latent_dim=dim, run_id=few["run_id"] + f"-{dim}") for dim in (2, 5, 10, 20, 40)])
+    assert judge(claim, every)["measured_in"] == ""
+
+
+def test_nothing_is_judged_on_images_of_ones_own() -> None:
+    runs = HOLDS["divergence_comparison"].assign(dataset="images:0123456789abcdef")
+    assert judge(CLAIMS["mmd_uses_z"], runs)["verdict"] == "not measured"
+    assert show_claims(ledger({"divergence_comparison": runs})).data == "Nothing is measured."
 
 
 def test_toy_code_is_empty_below_a_tenth_of_a_nat() -> None:

@@ -37,7 +37,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("latent_usage", {"overrides": {"alpha": 1.0}}, "overrides must not hold 'alpha'"),
     ("latent_usage", {"overrides": 3}, "overrides.*dictionary"),
     ("latent_usage", {"objective": "elbo"}, "has no divergence"),
-    ("latent_usage", {"seeds": "[0"}, "not a list in JSON notation"),
+    ("latent_usage", {"seeds": "[0"}, "is no list in JSON notation"),
     ("latent_usage", {"decoder": "pixelcn"}, "decoder.*'pixelcnn'"),
     ("amortized_inference", {"decoder_min_stds": [0.0]}, "decoder_min_stds.0.*greater than 0, got 0.0"),
     ("amortized_inference", {"decoder_min_std": [0.1]}, "did you mean 'decoder_min_stds'"),
@@ -314,7 +314,7 @@ def test_wrong_value_in_a_notebook_is_one_line(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(shell, "_showtraceback", lambda kind, value, lines: shown.extend(lines))
     shell.run_cell(code)
     (line,) = shown
-    assert re.fullmatch(r"ParameterError: parameter alphas.0: [^\n]* less than or equal to 1, got 1.5", line)
+    assert re.fullmatch(r"ParameterError: parameter alphas\[0\]: [^\n]* less than or equal to 1, got 1.5", line)
 
 
 def test_average_over_seeds_with_students_interval() -> None:

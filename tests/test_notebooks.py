@@ -186,7 +186,7 @@ def test_run_writes_beside_the_profiles_and_prints_its_table(smoke: Path) -> Non
 def test_failed_run_is_said_and_in_the_exit_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = pd.DataFrame({"run_id": ["a", "b"], "objective": ["mmd", "elbo"], "status": ["done", "failed: loss is nan"]})
     (tmp_path / "custom" / "latent_usage").mkdir(parents=True)
-    (tmp_path / "custom" / "latent_usage" / "table.md").write_text("the table")
+    (tmp_path / "custom" / "latent_usage" / "table.csv").write_text("the table\n1\n")
     monkeypatch.setenv("INFOVAE_RESULTS", str(tmp_path))
     monkeypatch.setenv("INFOVAE_STORE", str(tmp_path / "store"))
     monkeypatch.setattr("infovae.sweep.sweep", lambda tasks: runs)
@@ -269,7 +269,7 @@ def test_interrupted_run_ends_within_seconds_and_says_what_is_kept(
     assert process.wait(60) == 128 + number
     assert time.monotonic() - start < 10
     said = (tmp_path / "log").read_text().strip().splitlines()[-1]
-    assert said.startswith("stopped. ") and "are kept; the same command goes on from there" in said
+    assert said.startswith("stopped. ") and "are kept; the same command goes on there" in said
     time.sleep(1)
     living = subprocess.run(["ps", "-o", "stat=,args=", "-s", str(process.pid)], capture_output=True, text=True).stdout
     assert not [line for line in living.splitlines() if not line.startswith("Z")]

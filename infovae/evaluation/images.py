@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from infovae.config import PixelConfig, RunConfig
 from infovae.data import ImageData, observe, static_binarization
@@ -49,7 +49,9 @@ def encode(model: Model | PixelModel, x: Tensor, batch_size: int = 250, batch_st
     batch_statistics : normalise each batch by its own statistics, as in training, instead of the running ones; the
         model is not changed.
     """
-    encoder = copy.deepcopy(model.encoder).train() if batch_statistics else model.encoder
+    encoder = model.encoder
+    if batch_statistics and isinstance(encoder, nn.Module):
+        encoder = copy.deepcopy(encoder).train()
     parts = [encoder(batch) for batch in x.split(batch_size)]
     return Gaussian(torch.cat([q.mu for q in parts]), torch.cat([q.std for q in parts]))
 

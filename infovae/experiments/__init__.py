@@ -86,8 +86,8 @@ def _parse_text(value: Any) -> Any:
         try:
             return _parse(value.strip())
         except (ValueError, RecursionError) as error:
-            kind = "list" if value.strip()[0] == "[" else "mapping"
-            raise ValueError(f"{shorten(value)} is not a {kind} in JSON notation ({error})") from error
+            kind, example = ("list", "[1, 2]") if value.strip()[0] == "[" else ("mapping", '{"steps": 100}')
+            raise ValueError(f"{shorten(value)} is no {kind} in JSON notation, such as {example}") from error
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -119,9 +119,10 @@ AUTHORS_PANELS = {
 """The authors' metric -> our column that is measured their way, title, and where a logarithmic axis becomes linear."""
 
 
-def _theirs(table: str) -> pd.DataFrame:
-    """Return a table of the authors' numbers, with our names of their objectives."""
-    return authors.read(table).replace({"objective": authors.OUR_NAMES})
+def _theirs(table: str, runs: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of the authors' numbers, with our names of their objectives; without rows beside other data."""
+    found = authors.read(table).replace({"objective": authors.OUR_NAMES})
+    return found if runs["dataset"].isin(["mnist", "digits"]).all() else found[:0]
 
 
 def measured_their_way(runs: pd.DataFrame) -> pd.DataFrame:
@@ -138,7 +139,7 @@ def plot_five_panels(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
     ----------
     history : as `collect_history` returns it, of the runs.
     """
-    done, theirs = measured_their_way(runs), _theirs("figure")
+    done, theirs = measured_their_way(runs), _theirs("figure", runs)
     drawn, axes = plotting.panels(5, 3.6, 2.9)
     for ax, (metric, (column, title, linear_below)) in zip(axes, AUTHORS_PANELS.items(), strict=False):
         plotting.draw_objectives(ax, done, "latent_dim", column)
@@ -151,25 +152,27 @@ def plot_five_panels(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
         plotting.logarithmic(ax, linear_below)
         ax.set(title=title, xlabel=label("latent_dim"))
         plotting.span(ax, [*theirs["value"][theirs["metric"] == metric], *done[column]])
-    curves = _theirs("training_curves").query("step > 0")
+    curves = _theirs("training_curves", runs).query("step > 0")
     for objective, curve in plotting.by_objective(curves):
         color = plotting.PALETTE[objective]
         axes[4].plot(curve["step"], curve["squared_mmd"], color=color, ls="--", lw=0.7, alpha=0.6)
     plotting.draw_history(axes[4], _course(runs, history, [_headline_dim(runs)]), "squared_mmd")
     axes[4].set_yscale("log", nonpositive="mask")
     axes[4].set(xscale="log", title="squared MMD during training", xlabel="training step")
-    plotting.legend(drawn, {"ours": {"marker": "o"}, "authors’ code": {"marker": "o", "mfc": "white", "ls": "--"}})
+    kinds = {"ours": {"marker": "o"}, "authors’ code": {"marker": "o", "mfc": "white", "ls": "--"}}
+    plotting.legend(drawn, kinds if len(theirs) else {})
+    theirs_too = " Dashed: what the authors’ code plots; its curves are of a batch each, in a dimension not stated."
     return drawn.captioned(
         done,
-        f"Solid: ours, measured the authors’ way. {plotting.spread(runs)} Dashed: what the authors’ code plots. Closer "
-        "to 0 is better in the first three panels, higher in the fourth. The training curves are of validation images "
-        f"in {_headline_dim(runs):g} dimensions; the authors’ are of a batch each, in a dimension they do not state.",
+        f"Measured the authors’ way. {plotting.spread(runs)} Closer to 0 is better in the first three panels, higher "
+        f"in the fourth. The training curves are of validation images, in {_headline_dim(runs):g} dimensions."
+        + (theirs_too if len(theirs) else ""),
     )
 
 
 def beside_authors(runs: pd.DataFrame) -> pd.DataFrame:
     """Return our means, measured the authors' way, beside their numbers, in the dimension nearest to `HEADLINE_DIM`."""
-    dim, done, theirs = _headline_dim(runs), measured_their_way(runs), _theirs("figure")
+    dim, done, theirs = _headline_dim(runs), measured_their_way(runs), _theirs("figure", runs)
     values = theirs[theirs["latent_dim"] == dim].set_index(["metric", "objective"])["value"]
     rows = []
     for objective, group in plotting.by_objective(done[done["latent_dim"] == dim]):
@@ -202,7 +205,7 @@ def plot_over_training(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
     plotting.legend(drawn)
     return drawn.captioned(
         course,
-        "On 5,000 validation images. A line that is level at its end would not change with more training; one that "
+        "On validation images. A line that is level at its end would not change with more training; one that "
         "still moves would.",
     )
 
