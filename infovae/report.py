@@ -216,9 +216,7 @@ def summarize(claims: pd.DataFrame) -> str:
 def show_claims(claims: pd.DataFrame) -> Markdown:
     """Return a ledger for a notebook, a row per statement, in every word; what is decided stands first."""
     claims = claims.sort_values("verdict", key=lambda verdicts: verdicts.map(list(SYMBOLS).index), kind="stable")
-    numbers = {
-        name: claims[name].map(format_number) for name in ("authors", "mean", "ci95_low", "ci95_high", "at_half")
-    }
+    numbers = {name: claims[name].map(format_number) for name in ("authors", "mean", "ci95_low", "ci95_high")}
     if (claims["verdict"] == "not measured").all():
         return show_table(claims[:0])
     verdicts = [
@@ -233,14 +231,13 @@ def show_claims(claims: pd.DataFrame) -> Markdown:
     readable = {
         "verdict": verdicts,
         "statement": claims["statement"],
-        "source": claims["source"],
+        "measured, and where the statement holds": claims["measured"] + ": " + claims["holds"] + where,
         "authors": numbers["authors"],
         "ours": numbers["mean"],
         "95 % interval": (numbers["ci95_low"] + " to " + numbers["ci95_high"]).replace("– to –", "–"),
         "seeds": claims["n_seeds"].astype(str),
         "by seed": claims["by_seed"].fillna("").map(lambda text: text.replace("nan", "–").replace(" ", " · ") or "–"),
-        "at half of the training, least favourable condition": numbers["at_half"],
-        "measured, and where the statement holds": claims["measured"] + ": " + claims["holds"] + where,
+        "source": claims["source"],
     }
     return show_table(pd.DataFrame(readable))
 

@@ -70,7 +70,7 @@ PARAMETERS = [
     ("latent_usage", "steps=1e3", r"parameter steps: .* integer, got 1000\.0"),
     ("latent_usage", "dataset=null", "dataset: .*string, got None"),
     ("latent_usage", "seeds=0", r"seeds: .*valid list, got 0; write seeds=\[0\]"),
-    ("latent_usage", "objectives=[mdd]", r"objectives\[0\]: .*got 'mdd'; did you mean 'mmd'\?"),
+    ("divergence_comparison", "objectives=[mdd]", r"objectives\[0\]: .*got 'mdd'; did you mean 'mmd'\?"),
     ("latent_usage", "steps=20, seeds=[0]", "separated by spaces, not by commas, got 'steps=20,'"),
     # ranges
     ("latent_usage", "learning_rate=1e400", "learning_rate: .*finite number, got inf"),
