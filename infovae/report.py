@@ -222,7 +222,7 @@ def show_claims(claims: pd.DataFrame) -> Markdown:
     verdicts = [
         f"{SYMBOLS[verdict]} {verdict}"
         + (f": {why}" if why else "")
-        + (f" in {words}; the others were not run" if words and verdict == "reproduced" else "")
+        + (f" for {words}; the others were not run" if words and verdict == "reproduced" else "")
         for verdict, why, words in zip(
             claims["verdict"], claims["open_because"].fillna(""), claims["measured_in"].fillna(""), strict=True
         )

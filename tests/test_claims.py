@@ -197,7 +197,7 @@ def test_a_statement_is_reproduced_in_the_conditions_that_were_run() -> None:
     for found, words in ((judge(claim, few), "10 dimensions"), (judge(CLAIMS["vae_ignores_z"], few), "")):
         assert found["measured_in"] == words
     rendered = show_claims(ledger({"divergence_comparison": few})).data
-    assert "reproduced in 10 dimensions; the others were not run" in rendered
+    assert "reproduced for 10 dimensions; the others were not run" in rendered
     every = pd.concat([few.assign(latent_dim=dim, run_id=few["run_id"] + f"-{dim}") for dim in (2, 5, 10, 20, 40)])
     assert judge(claim, every)["measured_in"] == ""
 
