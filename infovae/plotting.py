@@ -158,8 +158,13 @@ def draw_objectives(ax: Axes, runs: pd.DataFrame, x: str, metric: str) -> None:
         draw_runs(ax, group, x, metric, objective_name(objective), **look(objective), factor=1.03**number)
     ticks = sorted(runs[x].unique())
     ax.set_xscale("log")
-    ax.set_xticks(ticks, [f"{tick:,g}" for tick in ticks], minor=False)
+    ax.set_xticks(ticks, thousands(ticks), minor=False)
     ax.minorticks_off()
+
+
+def thousands(ticks: Iterable[float]) -> list[str]:
+    """Return the labels of ticks, from 1,000 on as "1k", so that they stand apart on a logarithmic axis."""
+    return [f"{tick / 1000:g}k" if tick >= 1000 else f"{tick:g}" for tick in ticks]
 
 
 class Panel(NamedTuple):

@@ -131,13 +131,20 @@ def plot_information_and_match(runs: pd.DataFrame) -> Captioned:
     plotting.ideal(ax, EMPTY_CODE, "empty below")
     ax.axvline(0, color="0.5", lw=0.6)
     ax.set_xscale("symlog", linthresh=1e-3)
+    ax.margins(0.08)
     ax.set(xlabel=label("squared_mmd"), ylabel=label("mutual_information"))
     points = {objective_name("elbo"): {"color": plotting.PALETTE["elbo"], "marker": "*", "ls": ""}}
-    points |= {f"λ = {value:g}": {"color": shade, "marker": "o", "ls": ""} for value, shade in shades.items()}
-    points |= {f"α = {value:g}": {"marker": "o^sDv"[place % 5], "ls": ""} for place, value in enumerate(alphas)}
-    plotting.legend(drawn, {**points, "other radius or norm": {"marker": "o", "mfc": "none", "ls": ""}})
+    points |= {
+        f"{objective_name(name)}, λ = {value:g}": {"color": shade, "marker": "o", "ls": ""}
+        for value, shade in shades.items()
+    }
+    if len(alphas) > 1:
+        points |= {f"α = {value:g}": {"marker": "o^sDv"[place % 5], "ls": ""} for place, value in enumerate(alphas)}
+    if not (done["is_radius"] & done["is_norm"]).all():
+        points["another radius or norm than first"] = {"marker": "o", "mfc": "none", "ls": ""}
+    plotting.legend(drawn, points)
     return drawn.captioned(
         done,
         "The upper left corner is where a code is of use: it says much of the image, and q(z) matches the prior. To "
-        "the right q(z) is off the prior, low down the code is empty. Hollow: at another radius or norm than first.",
+        "the right q(z) is off the prior, low down the code is empty.",
     )

@@ -118,18 +118,18 @@ def variant_name(variant: str) -> str:
 def plot_variants(runs: pd.DataFrame) -> Captioned:
     """Return a row per variant, grouped by what is asked, and a column per metric; each run a dot."""
     metrics = {
-        "mutual_information": None,
-        "squared_mmd": 1e-3,
-        "log_det_cov_per_dim_test": 0.03,
-        "class_cross_entropy": None,
+        "mutual_information": ("I(x;z), nats", None),
+        "squared_mmd": ("squared MMD", 1e-3),
+        "log_det_cov_per_dim_test": ("log det Cov[q(z)] / dim", 0.03),
+        "class_cross_entropy": ("class cross-entropy", None),
     }
     done = plotting.finished(runs, *metrics)
     rows: list[tuple[str, str]] = []  # (variant, text); a question stands above its variants
     for question, variants in QUESTIONS.items():
-        asked = [name for name in variants if name in set(runs["variant"])]
+        asked = [name for name in variants if name in set((done if len(done) else runs)["variant"])]
         rows += [("", question)] * bool(asked) + [(name, variant_name(name)) for name in asked]
     drawn, axes = plotting.panels(len(metrics), 2.3, 0.23 * len(rows) + 0.5, len(metrics), sharey=True)
-    for ax, (metric, linear_below) in zip(axes, metrics.items(), strict=True):
+    for ax, (metric, (title, linear_below)) in zip(axes, metrics.items(), strict=True):
         for place, (variant, _) in enumerate(rows):
             group = done[done["variant"] == variant]
             color = plotting.PALETTE[VARIANTS[variant]["objective"]] if variant else "0"
@@ -137,7 +137,7 @@ def plot_variants(runs: pd.DataFrame) -> Captioned:
         if linear_below:
             ax.set_xscale("symlog", linthresh=linear_below)
             ax.axvline(0, color="0.5", lw=0.6)
-        ax.set_title(label(metric), fontsize=8)
+        ax.set_title(title, fontsize=8)
         ax.tick_params(labelsize=7)
         ax.grid(axis="y", lw=0.3, color="0.9")
     axes[0].set_yticks(range(len(rows)), [text for _, text in rows], fontsize=8)
@@ -146,6 +146,6 @@ def plot_variants(runs: pd.DataFrame) -> Captioned:
         tick.set_fontweight("normal" if variant else "bold")
     return drawn.captioned(
         done,
-        "Rows below a bold line answer one question. Colours are those of the objectives. Left: the more the better, "
-        "up to the cap; second and third: a match is 0; right: lower is better.",
+        "Rows below a bold line answer one question; those without a run are left out. Colours are those of the "
+        "objectives. Left: the more the better, up to the cap; second and third: a match is 0; right: lower is better.",
     )

@@ -117,7 +117,7 @@ def plot_spread(runs: pd.DataFrame) -> Captioned:
         plotting.ideal(ax, 0, "match")
         sizes = sorted({*runs["n_train"], *(curves["n_train"] if "none" in kinds else ())})
         ax.set_xscale("log")
-        ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        ax.set_xticks(sizes, plotting.thousands(sizes))
         ax.minorticks_off()
         if part == "train":
             ax.set_title(PIXELS[kind])
