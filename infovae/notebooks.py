@@ -38,6 +38,8 @@ FURTHER = {
     FIRST_NOTEBOOK: "infovae_in_one_page", "11_your_own_images": "your_own_images", "12_explore": "explore"
 }  # fmt: skip
 """Notebooks that are no experiments, and the folders of a profile's results that they are published in."""
+LARGE_PROFILES = ("laptop", "fashion", "paper")
+"""Beside these the notebooks of `FURTHER` that are the same for every profile are not published again."""
 MANIFEST = ".published.json"
 """Names the files of a folder that were published there: the next publication replaces or removes these alone."""
 FAILED = "notebook.failed.ipynb"
@@ -139,14 +141,18 @@ def execute_further(profile: str, folder: Path, dataset: str, has_weights: bool)
     dataset : of the first notebook's pictures.
     has_weights : whether the profile publishes models, without which there is nothing to explore.
     """
-    parameters: dict[str, dict[str, Any]] = {FIRST_NOTEBOOK: {"dataset": dataset}, "11_your_own_images": {}}
+    parameters: dict[str, dict[str, Any]] = {}
+    if profile not in LARGE_PROFILES:
+        parameters = {FIRST_NOTEBOOK: {"dataset": dataset}, "11_your_own_images": {}}
     if has_weights:
         parameters["12_explore"] = {"results": profile}
-    if dataset == "digits":  # shows that everything runs, not what is true
+    if FIRST_NOTEBOOK in parameters and dataset == "digits":  # shows that everything runs, not what is true
         parameters[FIRST_NOTEBOOK] |= {"toy_steps": 60, "steps": 40}
         parameters["11_your_own_images"] |= {"steps": 40}
     problems = []
     with environment({"INFOVAE_TRAIN": "1"}):  # two of them train small models of their own, in about a minute
+        for notebook in FURTHER.keys() - parameters.keys():
+            withdraw(folder / FURTHER[notebook])
         for notebook, values in parameters.items():
             try:
                 execute(notebook, values, folder / FURTHER[notebook], proof="table.csv")

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
-from test_site import check
+from test_site import Page, check
 
 import infovae
 from infovae.config import PROJECT_ROOT
@@ -71,6 +71,7 @@ def test_a_folder_of_pictures_gives_tables_and_figures(home: Path) -> None:
     assert set(table["objective"]) == {"elbo", "mmd"}
     assert {"five_panels.png", "latent_plane.png", "samples.png"} <= {path.name for path in folder.glob("*.png")}
     check(folder / "notebook.html")
+    assert {"five_panels.png", "samples.png"} <= set(Page(folder / "notebook.html").loads)  # not copies of them
 
 
 def test_its_models_can_be_loaded(home: Path, environment: None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from base64 import b64decode
 from functools import lru_cache, partial
 from importlib import resources
 from pathlib import Path
@@ -43,6 +44,7 @@ def render_notebook(notebook: Path, home: str = "", command: str = "", code: boo
     )  # fmt: skip
     exporter.log.setLevel(logging.ERROR)
     content = nbformat.read(notebook, as_version=4)
+    _refer_to_files(content, notebook.parent)
     heading = re.search(r"^# (.+)$", "\n".join(cell.source for cell in content.cells), re.M)
     given: dict[str, Any] = {
         "home": home,
@@ -52,6 +54,15 @@ def render_notebook(notebook: Path, home: str = "", command: str = "", code: boo
         "files": sorted(path.name for path in notebook.parent.iterdir() if path.suffix == ".csv"),
     }
     return _finish(exporter.from_notebook_node(content, resources={"site": given})[0])
+
+
+def _refer_to_files(content: Any, folder: Path) -> None:
+    """Have a notebook's figures that lie in its folder as files shown from there, instead of written into the page."""
+    files = {path.read_bytes(): path.name for path in sorted(folder.glob("*.png"))}
+    for cell in content.cells:
+        for output in cell.get("outputs", []):
+            if name := files.get(b64decode(output.get("data", {}).get("image/png", ""))):
+                output.metadata.setdefault("image/png", {})["src"] = name
 
 
 def render_markdown(notebook: Path) -> str:
