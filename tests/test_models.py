@@ -72,9 +72,11 @@ def test_what_matches_several_or_none_lists_what_there_is(published: Path) -> No
         ParameterError, match=r"2 models in .*quick are objective='mmd': name more.*\n  lambda_: 10.0, 784"
     ):
         load(published, objective="mmd")
-    with pytest.raises(ParameterError, match=r"no model in .* is objective='elbo'. There are 2, with\n  lambda_"):
+    with pytest.raises(
+        ParameterError, match=r"no model in .* is objective='elbo'. There are 2, with\n  objective: 'mmd'\n"
+    ):
         load(published, objective="elbo")
-    with pytest.raises(ParameterError, match=r"weights of 1 that are so are not on this machine\. results/laptop has some"):
+    with pytest.raises(ParameterError, match=r"weights of 1 that are so are not on this machine\. results/laptop"):
         load(published, seed=1)
     with pytest.raises(ParameterError, match="unknown setting 'latent_dims'; did you mean 'latent_dim'"):
         load(published, latent_dims=2)
