@@ -26,6 +26,7 @@ def command() -> list[str]:
         "ServerApp.root_dir": str(PROJECT_ROOT),
         "LabApp.default_url": f"/lab/tree/{SOURCE.name}/{first}",
         "ContentsManager.pre_save_hook": "infovae.lab.strip_outputs",
+        "KernelManager.transport_encryption": "auto",  # other users of the machine cannot read along
     }
     given = [f"--{name}={value}" for name, value in options.items()]
     return [sys.executable, "-m", "jupyterlab", *given, *(["--allow-root"] if os.geteuid() == 0 else [])]

@@ -140,11 +140,14 @@ def adopt(path: Path) -> str:
     arrays = {"images": own.images, "n_test": own.n_test, **({} if own.labels is None else {"labels": own.labels})}
     stream = io.BytesIO()
     np.savez(stream, **arrays)  # type: ignore[arg-type]  # NumPy's stub takes these for its own options
+    is_new = not _copy(name).is_file()
     try:
         _write(_copy(name), stream.getvalue())
     except OSError as error:
         raise DataError(f"{path}: no copy can be kept ({error}): set INFOVAE_CACHE to another folder") from error
-    log.info("%s is %s: images of shape %s, padding included", name, path, own.images.shape)
+    if is_new:
+        height, width = own.images.shape[1:]
+        log.info("%s: %d images, padded to %d x %d, called %s in results", path, len(own.images), height, width, name)
     return name
 
 

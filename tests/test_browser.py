@@ -75,7 +75,11 @@ def page(tmp_path: Path) -> Iterator[Callable[[str], Any]]:
 
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium")
-def test_first_notebook_runs_in_jupyterlab_and_stops_when_it_is_told_to(page: Callable[[str], Any]) -> None:
+def test_first_notebook_runs_in_jupyterlab_and_stops_when_it_is_told_to(
+    page: Callable[[str], Any], tmp_path: Path
+) -> None:
+    kernel = json.loads(next(tmp_path.glob("kernel-*.json")).read_text(encoding="utf-8"))
+    assert any("curve" in name for name in kernel), "what the kernel says is not encrypted"
     assert page("jupyterapp.commands.execute('notebook:run-all-cells').then(() => true)")
     figures = "[...document.querySelectorAll('.jp-OutputArea img')].filter(each => each.naturalWidth > 300).length"
     wait_for(lambda: page(figures) == 5)
