@@ -16,7 +16,7 @@ from infovae.config import OBJECTIVES
 from infovae.experiments import MODULES
 from infovae.intervals import half_width, holm, p_value
 from infovae.report import show_claims
-from infovae.verdicts import add_course, judge
+from infovae.verdicts import _may_come, add_course, judge
 
 SEEDS = (0, 1, 2)
 DIMS = (2, 5, 10, 20, 40)
@@ -270,6 +270,27 @@ def test_what_changed_its_sign_in_the_second_half_is_not_decided() -> None:
         claim, FAILS["divergence_comparison"], history_of(runs, {"squared_mmd": 0.3, "mutual_information": 8.0})
     )
     assert row["verdict"] == "not reproduced" and row["at_half"] == pytest.approx(0.08 / 0.3)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "mean", "half", "end", "expected"),
+    [
+        ("mmd_keeps_variance", 400, 2.3, 2.7, 2.32, True),  # 0.38 a doubling, 8 doublings to 100,000 steps, 2.2 to go
+        ("mmd_keeps_variance", 400, 2.3, 2.5, 2.32, False),  # at 0.18 a doubling they are not enough
+        ("mmd_keeps_variance", 400, 2.3, 2.0, 2.32, False),  # away from the bound
+        ("mmd_keeps_variance", 100_000, 2.3, 2.7, 2.32, False),
+        ("mmd_keeps_variance", 400, 2.3, math.nan, math.nan, False),
+        ("vae_ignores_z", 10_000, 1.6, 6.5, 1.6, True),  # a quarter with each of 2 doublings: 0.1 of 1.6 is enough
+        ("vae_ignores_z", 10_000, 1.6, 6.3, 1.6, False),
+        ("vae_overestimates_variance", 50_000, -1.0, -2.2, -1.0, True),  # above 0.1: 1.2 with the one doubling
+    ],
+)
+def test_what_more_training_may_bring_is_not_refuted(
+    name: str, steps: int, mean: float, half: float, end: float, expected: bool
+) -> None:
+    runs = pd.DataFrame({"steps": [steps]})
+    assert _may_come(CLAIMS[name], mean, half, end, runs) is expected
+    assert not _may_come(CLAIMS[name], mean, half, end, None)
 
 
 def test_course_of_training() -> None:
