@@ -317,9 +317,10 @@ def listening(pids: list[int]) -> list[int]:
     """Return the TCP ports that processes listen on; none may be open beyond loopback."""
     inodes = set()
     for pid in pids:
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                inodes.add(os.readlink(descriptor).removeprefix("socket:[").removesuffix("]"))
+        with contextlib.suppress(OSError):  # the process has ended
+            for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    inodes.add(os.readlink(descriptor).removeprefix("socket:[").removesuffix("]"))
     ports = []
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
@@ -364,8 +365,7 @@ def test_another_user_of_the_machine_gets_in_nowhere(tmp_path: Path, report: lis
         while len(found.get("kernel", [])) < 5:  # they listen last
             assert process.poll() is None, (tmp_path / "home" / "log").read_text()
             time.sleep(0.1)
-            with contextlib.suppress(OSError):  # a process ended while it was looked at
-                found = {kind: listening(pids) for kind, pids in children(process).items()}
+            found = {kind: listening(pids) for kind, pids in children(process).items()}
         ports = [port for kind in found.values() for port in kind]
         assert len(found["driver"]) > 2 and found["worker"]
         assert asyncio.run(attack(ports)) == []
