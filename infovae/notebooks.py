@@ -34,8 +34,9 @@ log = logging.getLogger(__name__)
 SOURCE = PROJECT_ROOT / "notebooks"
 FIRST_NOTEBOOK = "01_infovae_in_one_page"
 REPORT_NOTEBOOK = "09_report"
+EXPLORER = "12_explore"
 FURTHER = {
-    FIRST_NOTEBOOK: "infovae_in_one_page", "11_your_own_images": "your_own_images", "12_explore": "explore"
+    FIRST_NOTEBOOK: "infovae_in_one_page", "11_your_own_images": "your_own_images", EXPLORER: "explore"
 }  # fmt: skip
 """Notebooks that are no experiments, and the folders of a profile's results that they are published in."""
 LARGE_PROFILES = ("laptop", "fashion", "paper")
@@ -145,7 +146,7 @@ def execute_further(profile: str, folder: Path, dataset: str, has_weights: bool)
     if profile not in LARGE_PROFILES:
         parameters = {FIRST_NOTEBOOK: {"dataset": dataset}, "11_your_own_images": {}}
     if has_weights:
-        parameters["12_explore"] = {"results": profile}
+        parameters[EXPLORER] = {"results": profile}
     if FIRST_NOTEBOOK in parameters and dataset == "digits":  # shows that everything runs, not what is true
         parameters[FIRST_NOTEBOOK] |= {"toy_steps": 60, "steps": 40}
         parameters["11_your_own_images"] |= {"steps": 40}
@@ -154,10 +155,14 @@ def execute_further(profile: str, folder: Path, dataset: str, has_weights: bool)
         for notebook in FURTHER.keys() - parameters.keys():
             withdraw(folder / FURTHER[notebook])
         for notebook, values in parameters.items():
-            try:
-                execute(notebook, values, folder / FURTHER[notebook], proof="table.csv")
-            except NotebookError as error:
-                problems.append(str(error))
+            with tempfile.TemporaryDirectory(prefix="infovae-") as empty:
+                # where weights are published, the explorer shows those, and not what else this machine has trained
+                published = notebook == EXPLORER and (folder / "weights").is_dir()
+                try:
+                    with environment({"INFOVAE_STORE": empty} if published else {}):
+                        execute(notebook, values, folder / FURTHER[notebook], proof="table.csv")
+                except NotebookError as error:
+                    problems.append(str(error))
     return problems
 
 
@@ -271,7 +276,8 @@ def _own_kernel() -> type[Any]:
         @property
         def kernel_spec(self) -> KernelSpec:
             return KernelSpec(
-                argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+                # it would log the interrupt that comes before every shutdown as an error
+                argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=50"],
                 metadata={"supported_encryption": "curve"},
             )
 
