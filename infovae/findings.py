@@ -89,10 +89,9 @@ def nearest_to_prior(runs: pd.DataFrame) -> str:
     listed = join(f"{objective_name(name)} {say(found[name]['squared_mmd'])}" for name in ordered)
     others = [objective_name(name) for name in found if name not in used]
     dim = runs["latent_dim"].iloc[0]
-    empty = f" In one seed or more the code is empty under {join(others)}." if others else ""
+    empty = f" Left out, since the code is empty in one seed or more: {join(others)}." if others else ""
     return (
-        f"By squared MMD, in {dim:g} dimensions ({count_seeds(runs)}), the codes that are "
-        f"used in every seed stand in this order: {listed}.{empty}"
+        f"By squared MMD on test images, in {dim:g} dimensions ({count_seeds(runs)}), nearest first: {listed}.{empty}"
     )
 
 
@@ -109,7 +108,7 @@ def batch_statistics(runs: pd.DataFrame) -> str:
         "In the authors’ code batch normalisation has no evaluation mode: 100 images at a time are normalised by their "
         f"own statistics, in training and in measuring. On grey training images MMD’s squared MMD is {batch} "
         f"in this way ({count_seeds(known)}), and {running} with the running statistics, which are those of binarised "
-        f"images. On test images seen as in training, with the running statistics, it is {ours}."
+        f"images. On binarised test images, with the running statistics, it is {ours}."
     )
 
 
@@ -165,8 +164,8 @@ def gamma(runs: pd.DataFrame) -> str:
     gain = 100 * (both["svm_error_rbf_sampled"] - both["svm_error_authors"])
     return (
         "The authors’ code chooses the width of the support vector machine by its accuracy on the test images. On the "
-        f"same draws the same machine errs in {say(gain)} percentage points more where the width is chosen on the "
-        f"labelled images alone ({len(both)} models)."
+        f"same draws its error rises by {say(gain)} percentage points where the width is chosen on the labelled images "
+        f"alone ({len(both)} models)."
     )
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 
 class ParameterError(ValueError):
@@ -40,7 +39,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     return "\n".join(dict.fromkeys(lines))
 
 
-def _hint(item: ErrorDetails, where: str) -> str:
+def _hint(item: Mapping[str, Any], where: str) -> str:
     """Say what was probably meant: a list of one value, or the closest of the names that are allowed."""
     given = str(item["input"]) if isinstance(item["input"], str | int | float) else ""
     if item["type"] == "tuple_type" and re.fullmatch(r"[\w.-]{1,30}", given):

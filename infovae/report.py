@@ -206,9 +206,7 @@ def summarize(claims: pd.DataFrame) -> str:
     text = f"Of {len(claims)} statements: {', '.join(f'{counts.get(verdict, 0)} {verdict}' for verdict in SYMBOLS)}."
     in_part = claims[(claims["verdict"] == "reproduced") & (claims["measured_in"].fillna("") != "")]
     if len(in_part):
-        text += (
-            f" {len(in_part)} of those reproduced name more conditions than were run: the table says in which it is so."
-        )
+        text += f" {len(in_part)} of those reproduced name more conditions than were run; the table says which were."
     refuted = claims.loc[claims["verdict"] == "not reproduced", "statement"]
     return "\n- ".join([as_markdown(text) + (" Not reproduced:\n" if len(refuted) else ""), *map(as_markdown, refuted)])
 

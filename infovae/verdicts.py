@@ -157,7 +157,8 @@ def _conditions(claim: Claim, effects: Effects) -> pd.DataFrame:
     groups = {name: group for name, group in claim.scale(effects).groupby(_labels(effects), sort=False)}
     raw = {n: 1.0 if g.isna().any() else p_value(g - claim.scale(claim.bound)) for n, g in groups.items()}
     rows = {}
-    for k, name in enumerate(sorted(raw, key=lambda name: raw[name])):
+    favour = {n: -math.inf if g.isna().any() else claim.sign * g.mean() for n, g in groups.items()}
+    for k, name in enumerate(sorted(raw, key=lambda name: (raw[name], favour[name]))):  # of equals the worst decides
         kept, mean = groups[name].dropna(), groups[name].mean()
         low, high = (mean + end * half_width(kept, LEVEL / (len(raw) - k)) for end in (-1, 1))
         numbers = {"mean": mean, "ci95_low": low, "ci95_high": high}

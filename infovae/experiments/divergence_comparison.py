@@ -205,8 +205,8 @@ def plot_over_training(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
     plotting.legend(drawn)
     return drawn.captioned(
         course,
-        "On validation images. A line that is level at its end would not change with more training; one that "
-        "still moves would.",
+        "On validation images. A line that still moves at its end would change with more training. One that is level "
+        "may be so because the learning rate has fallen to 0.",
     )
 
 
