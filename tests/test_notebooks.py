@@ -160,6 +160,21 @@ def test_prints_are_one_and_progress_bars_are_not_published() -> None:
     assert [output.get("text", "shown") for output in found] == ["a\nb\n", "shown"]
 
 
+def test_what_was_published_is_withdrawn_and_what_others_put_there_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "family"
+    folder.mkdir()
+    for name in ("table.csv", "notebook.ipynb", notebooks.FAILED):
+        (folder / name).write_text("published")
+    (folder / notebooks.MANIFEST).write_text('["table.csv", "notebook.ipynb"]')
+    (folder / "notes.md").write_text("my own")
+    notebooks.withdraw(folder)
+    assert [path.name for path in folder.iterdir()] == ["notes.md"]
+    (folder / "notes.md").unlink()
+    notebooks.withdraw(folder)
+    notebooks.withdraw(folder)  # where nothing is
+    assert not folder.exists()
+
+
 @pytest.mark.timeout(600)
 def test_a_clone_without_a_store_publishes_the_same_tables_without_training(smoke: Path, tmp_path: Path) -> None:
     """What results/PROFILE carries is all that its notebooks read."""
