@@ -97,7 +97,7 @@ LABELS = {
     "pixelcnn_layers": "layers",
     "n_seeds": "seeds",
     "n_missing": "runs without a result",
-    "why_missing": "why",
+    "why_missing": "reason",
     "train_seconds": "training, s",
     # match of q(z) and p(z)
     "squared_mmd": "squared MMD of q(z) and p(z)",

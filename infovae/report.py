@@ -173,10 +173,28 @@ def to_markdown(frame: pd.DataFrame, markup: Collection[str] = ()) -> str:
 
 
 def show_table(table: pd.DataFrame) -> Markdown:
-    """Return a table for a notebook, with all of its columns, as `format_table` has it."""
+    """Return a table for a notebook, as `format_table` has it.
+
+    Of an experiment's table, what is the same in every row stands once below it; so does how many rows are not run yet.
+    """
     from IPython.display import Markdown
 
-    return Markdown(to_markdown(format_table(table)) if len(table) else "Nothing is measured.")
+    notes = []
+    if "n_missing" in table:
+        waiting = (table["n_seeds"] == 0) & (table["why_missing"] == "not run")
+        if waiting.any():
+            notes.append(f"Not run yet: {waiting.sum()} of {len(table)} rows.")
+        table = table[~waiting]
+    readable = format_table(table)
+    if "n_missing" in table and len(table) > 1:
+        same = readable.columns[readable.nunique() == 1]
+        if len(same):
+            notes.append(
+                "The same in every row: " + "; ".join(f"{name} {readable[name].iloc[0]}" for name in same) + "."
+            )
+        readable = readable.drop(columns=same)
+    lines = [to_markdown(readable) if len(table) else "Nothing is measured.", *map(as_markdown, notes)]
+    return Markdown("\n\n".join(lines))
 
 
 def format_number(value: float) -> str:

@@ -28,6 +28,7 @@ from infovae.report import (
     require_published,
     show_claims,
     show_published,
+    show_table,
     summarize,
     to_markdown,
     write_tables,
@@ -160,8 +161,19 @@ def test_mean_and_interval_stand_in_one_cell() -> None:
     assert list(readable) == ["objective", "latent dimension", "m", "seeds"]
     assert list(readable["objective"]) == ["a_b", "MMD"]
     assert list(format_table(TABLE.assign(n_missing=[0, 2], why_missing=["", "not run"])))[-2:] == [
-        "runs without a result", "why"
+        "runs without a result", "reason"
     ]  # fmt: skip
+
+
+def test_what_is_the_same_in_every_row_stands_once_below_the_table() -> None:
+    shown = show_table(TABLE.assign(latent_dim=2)).data
+    assert shown.startswith("| objective | m | seeds |") and shown.endswith(
+        "\n\nThe same in every row: latent dimension 2."
+    )
+    waiting = show_table(TABLE.assign(n_seeds=[0, 1], n_missing=[3, 0], why_missing=["not run", ""])).data
+    assert "a\\_b" not in waiting and waiting.endswith("\n\nNot run yet: 1 of 2 rows.")
+    failed = show_table(TABLE.assign(n_seeds=[0, 1], n_missing=[3, 0], why_missing=["failed: loss is nan", ""])).data
+    assert "failed: loss is nan" in failed and "Not run" not in failed
 
 
 @pytest.mark.parametrize("name", MODULES)
