@@ -142,6 +142,10 @@ def format_table(table: pd.DataFrame) -> pd.DataFrame:
             ]
         elif column == "objective":
             readable[column] = table[column].map(objective_name)
+        elif column == "variant":
+            from infovae.experiments.sensitivity import variant_name
+
+            readable[column] = table[column].map(variant_name)
         elif (column != "n_missing" or table[column].any()) and (
             column != "why_missing" or (table[column] != "").any()
         ):

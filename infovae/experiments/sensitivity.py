@@ -105,7 +105,9 @@ class Sensitivity(ImageExperiment):
 
 
 def variant_name(variant: str) -> str:
-    """Return a variant as a reader sees it: its objective, and what differs from the default."""
+    """Return a variant as a reader sees it: its objective, and what differs from the default; others as they are."""
+    if variant not in VARIANTS:
+        return variant
     changes = dict(VARIANTS[variant])
     words = [objective_name(changes.pop("objective"))]
     if share := changes.pop("share_of_steps", None):
