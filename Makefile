@@ -92,7 +92,7 @@ lint: .venv
 
 ## Check style and types, run every test
 test: lint
-	exec .venv/bin/pytest -n 2 --dist loadfile
+	exec .venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 ## Kill it at random moments, spread it over namespaces, give it 10,000 runs; writes results/stress.md
 stress: .venv

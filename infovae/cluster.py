@@ -34,7 +34,9 @@ PATIENCE_SECONDS = 5
 """After how long without a message the state of the cluster is looked at."""
 FETCH_SECONDS = 60
 """How long what a worker has finished may take to come here."""
-
+BAR = "{{percentage:3.0f}}% {{bar:20}} {{elapsed}} gone{left} | {{desc}}"
+BAR_SECONDS = 60
+"""After how long the bar says how much time is left: before, it would be off by hours."""
 
 STOPPED = "stopped. Finished runs, and the last checkpoints of the others, are kept: run it again to go on from there."
 
@@ -126,7 +128,7 @@ class _Driver:
         self.texts: dict[str, str] = {}  # what each running job does
         self.bar = tqdm(
             total=sum(job.seconds for job in jobs.values()) + 1e-3,  # rounding must not carry it past its end
-            bar_format="{percentage:3.0f}% {bar:20} {elapsed} gone, {remaining} left | {desc}",
+            bar_format=BAR.format(left=""),
             file=sys.stdout if _in_notebook() else sys.stderr,  # a notebook shows standard error on pink
             mininterval=1,
             smoothing=0,
@@ -245,6 +247,8 @@ class _Driver:
         before = self.seconds.get(job.key, 0.0)
         self.seconds[job.key] = max(seconds, before)
         self.bar.update(self.seconds[job.key] - before)
+        if self.bar.format_dict["elapsed"] > BAR_SECONDS:
+            self.bar.bar_format = BAR.format(left=", {remaining} left")
         self.texts = {key: known for key, known in {**self.texts, job.key: text}.items() if known}
         texts = [f"{self.n_jobs - len(self.open)} of {self.n_jobs} jobs done", *list(self.texts.values())[-2:]]
         self.bar.set_description_str("; ".join(texts), refresh=False)  # the bar decides how often it is drawn

@@ -164,7 +164,8 @@ def load(folder: str | Path, **selection: Any) -> TrainedModel:
     Parameters
     ----------
     folder : the results of a profile or of an experiment (`results/laptop`, `results/custom/latent_usage`), or a store
-        (`.infovae`). What is published without weights is looked for in the user's own store.
+        (`.infovae`). What is published without weights is looked for in the user's own store. Published weights are
+        rounded to half precision.
     selection : any fields of `RunConfig` and their values. Where runs of several experiments match, that of the first
         in `selection.PREFERRED` is meant.
 
@@ -223,8 +224,9 @@ def load_found(run: Found) -> TrainedModel:
         raise DataError(f"{run.record} is damaged: restore it, or run `make reproduce` again")
     content = run.weights.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
-    if digest != record["weights_sha256"]:
-        expected = f"expected SHA-256 {record['weights_sha256'][:12]}..., found {digest[:12]}..."
+    named = record.get("published_weights_sha256", record["weights_sha256"])
+    if digest != named:
+        expected = f"expected SHA-256 {named[:12]}..., found {digest[:12]}..."
         raise DataError(f"{run.weights} is damaged: {expected}; restore it, or run `make reproduce` again")
     try:
         config = RunConfig.model_validate(record["config"])

@@ -49,6 +49,7 @@ class Captioned(Figure):
     """A figure that says what it shows, for those who cannot see it, and how to read it."""
 
     caption = ""
+    png = b""
 
     def captioned(self, shown: Any, caption: str) -> Captioned:
         """Set how to read the figure, and return it; say so across it where there is nothing `shown`."""
@@ -71,15 +72,19 @@ class Captioned(Figure):
         return text if axes else f"{text} {self.caption}".strip()
 
     def to_png(self) -> bytes:
-        """Return the figure as a PNG of 256 colours, a third of the size of one with all."""
+        """Return the figure, as it is when first asked, as a PNG of 256 colours: a third of the size of all."""
         from PIL import Image
+
+        if self.png:
+            return self.png
 
         buffer, small = io.BytesIO(), io.BytesIO()
         with matplotlib.style.context("default"):
             self.savefig(buffer, dpi=DPI, bbox_inches="tight", facecolor="white")
         image = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
         image.save(small, "PNG", optimize=True)
-        return small.getvalue()
+        self.png = small.getvalue()
+        return self.png
 
     def _ipython_display_(self) -> None:
         """Show the figure in a notebook as it is published, with its alternative text, its caption below."""
@@ -158,6 +163,8 @@ def draw_objectives(ax: Axes, runs: pd.DataFrame, x: str, metric: str) -> None:
         draw_runs(ax, group, x, metric, objective_name(objective), **look(objective), factor=1.03**number)
     ticks = sorted(runs[x].unique())
     ax.set_xscale("log")
+    if len(ticks) == 1:  # else the objectives, side by side, would fill the axis
+        ax.set_xlim(ticks[0] / 2, ticks[0] * 2)
     ax.set_xticks(ticks, thousands(ticks), minor=False)
     ax.minorticks_off()
 
@@ -284,7 +291,7 @@ def legend(drawn: Figure, styles: Mapping[str, Mapping[str, Any]] | None = None)
 
 def shades(color: str, n: int) -> list[str]:
     """Return n shades of a colour, from pale to full."""
-    strength = np.linspace(0.45, 1, n) if n > 1 else [1.0]
+    strength = np.linspace(0.45, 1, n) if n > 1 else [1.0] * n
     red, green, blue = to_rgb(color)
     return [to_hex((1 - s * (1 - red), 1 - s * (1 - green), 1 - s * (1 - blue))) for s in strength]
 

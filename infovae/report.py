@@ -156,14 +156,24 @@ def format_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def preview(folder: Path, width: int) -> str:
-    """Return the table of a published experiment as plain text, with as many columns as `width` characters hold."""
-    table = pd.read_csv(folder / "table.csv")
-    readable = format_table(table.fillna({"why_missing": ""}))
-    n = readable.shape[1]
-    while n > 1 and len(readable.iloc[:, :n].to_string(index=False).partition("\n")[0]) > width:
+    """Return the table of a published experiment as plain text of at most `width` characters.
+
+    Where they are too few it is turned: a line per column of the table. Rows that do not fit are counted.
+    """
+    table = pd.read_csv(folder / "table.csv", dtype={"why_missing": "str"}).fillna({"why_missing": ""})
+    readable = format_table(table)
+    text, n = readable.to_string(index=False), len(readable)
+    if _width(text) <= width:
+        return text
+    turned = readable.T
+    while n > 1 and _width(turned.iloc[:, :n].to_string(header=False)) > width:
         n -= 1
-    more = readable.shape[1] - n
-    return readable.iloc[:, :n].to_string(index=False) + f"\n... and {more} columns more in table.csv" * (more > 0)
+    more = len(readable) - n
+    return turned.iloc[:, :n].to_string(header=False) + f"\n... and {more} rows more in table.csv" * (more > 0)
+
+
+def _width(text: str) -> int:
+    return max(map(len, text.splitlines()))
 
 
 def to_markdown(frame: pd.DataFrame, markup: Collection[str] = ()) -> str:
@@ -179,7 +189,8 @@ def to_markdown(frame: pd.DataFrame, markup: Collection[str] = ()) -> str:
 def show_table(table: pd.DataFrame) -> Markdown:
     """Return a table for a notebook, as `format_table` has it.
 
-    Of an experiment's table, what is the same in every row stands once below it; so does how many rows are not run yet.
+    Of an experiment's table, what is the same in every row stands once below it; so does how many rows are not run yet,
+    and what ± means.
     """
     from IPython.display import Markdown
 
@@ -197,6 +208,8 @@ def show_table(table: pd.DataFrame) -> Markdown:
                 "The same in every row: " + "; ".join(f"{name} {readable[name].iloc[0]}" for name in same) + "."
             )
         readable = readable.drop(columns=same)
+    if readable.map(lambda cell: "±" in str(cell)).any(axis=None):
+        notes.append("±: half of the 95 % interval of the mean over seeds, by Student; of few seeds it is wide.")
     lines = [to_markdown(readable) if len(table) else "Nothing is measured.", *map(as_markdown, notes)]
     return Markdown("\n\n".join(lines))
 
@@ -239,10 +252,11 @@ def show_claims(claims: pd.DataFrame) -> Markdown:
     numbers = {name: claims[name].map(format_number) for name in ("authors", "mean", "ci95_low", "ci95_high")}
     if (claims["verdict"] == "not measured").all():
         return show_table(claims[:0])
+    partly = {"reproduced": " for {}; the others were not run", "not reproduced": " for {}"}
     verdicts = [
         f"{SYMBOLS[verdict]} {verdict}"
         + (f": {why}" if why else "")
-        + (f" for {words}; the others were not run" if words and verdict == "reproduced" else "")
+        + (partly.get(verdict, "").format(words) if words else "")
         for verdict, why, words in zip(
             claims["verdict"], claims["open_because"].fillna(""), claims["measured_in"].fillna(""), strict=True
         )
@@ -251,10 +265,10 @@ def show_claims(claims: pd.DataFrame) -> Markdown:
     readable = {
         "verdict": verdicts,
         "statement": claims["statement"],
-        "measured, and where the statement holds": claims["measured"] + ": " + claims["holds"] + where,
-        "authors": numbers["authors"],
         "ours": numbers["mean"],
         "95 % interval": (numbers["ci95_low"] + " to " + numbers["ci95_high"]).replace("– to –", "–"),
+        "authors": numbers["authors"],
+        "measured, and where the statement holds": claims["measured"] + ": " + claims["holds"] + where,
         "seeds": claims["n_seeds"].astype(str),
         "by seed": claims["by_seed"].fillna("").map(lambda text: text.replace("nan", "–").replace(" ", " · ") or "–"),
         "source": claims["source"],
@@ -268,7 +282,8 @@ def show_course(claims: pd.DataFrame) -> Markdown:
     columns = {"after a quarter": "at_quarter", "after a half": "at_half", "at the end": "at_end"}
     readable = {words: watched[column].map(format_number) for words, column in columns.items()}
     turned = watched["open_because"].fillna("").str.contains("sign changed").map({True: "yes", False: "no"})
-    words = {"statement": watched["statement"], "holds": watched["holds"], **readable, "changed its side": turned}
+    holds = watched["measured"] + ": " + watched["holds"]
+    words = {"statement": watched["statement"], "holds": holds, **readable, "changed its side": turned}
     return show_table(pd.DataFrame(words))
 
 

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 PROFILES = PROJECT_ROOT / "notebooks" / "profiles"
 RECORDED_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "distributed", "papermill")
 PUBLISHED_WEIGHTS = {"smoke": (2, 10), "laptop": (2, 10)}
-"""Of which profiles, and in which latent dimensions, the comparison's models of seed 0 are published: 3.5 MB each."""
+"""Of which profiles, and in which latent dimensions, the comparison's models of seed 0 are published: 1.7 MB each."""
 
 
 def profile_names() -> list[str]:

@@ -19,7 +19,10 @@ from infovae.store import Store
 
 log = logging.getLogger(__name__)
 
-ELSEWHERE = "results/laptop has some of seed 0; INFOVAE_PUBLISHED=0 `make reproduce` trains those of a profile anew."
+ELSEWHERE = (
+    "Published with weights are some models of seed 0 alone, in results/laptop; INFOVAE_PUBLISHED=0 `make reproduce` "
+    "trains all of a profile anew."
+)
 """What to do where the weights of a run are not here."""
 
 PREFERRED = ("divergence_comparison", "family")

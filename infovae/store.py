@@ -9,7 +9,7 @@
 
     RESULTS/PROFILE/runs/<run id>.json       a run as it was published: its record and every evaluation of it
     RESULTS/PROFILE/runs/<run id>.npz        its arrays
-    RESULTS/PROFILE/weights/<run id>.safetensors    weights, of some runs
+    RESULTS/PROFILE/weights/<run id>.safetensors    weights at half precision, of some runs
 
 The store is a cache that may be deleted at any time. Published runs are read where the store has none, and written by
 `Store.publish` alone. Every file carries a checksum: what is damaged, of another version or in another run's place
@@ -101,16 +101,16 @@ class Store:
         return record or next((found for _, found in self._published(run_id)), None)
 
     def load_weights(self, run_id: str) -> bytes | None:
-        """Return the weights of a finished run, None if they are missing or not those that its record names."""
-        record = self.load_run(run_id)
-        paths = [self._run(run_id) / "model.safetensors", *(path for path, _ in self._published(run_id, "weights"))]
-        for path in paths if record else ():
-            weights = _read(path)
-            if weights is not None and record and _sha256(weights) == record["weights_sha256"]:
-                return weights
-            if weights is not None:
-                log.warning("%s is damaged or of another training: leaving it out, training again if need be", path)
-        return None
+        """Return the weights of a finished run, None if they are missing or not those that its record names.
+
+        Published ones are rounded: they are never those.
+        """
+        record, path = self.load_run(run_id), self._run(run_id) / "model.safetensors"
+        weights = _read(path) if record else None
+        if record and weights is not None and _sha256(weights) != record["weights_sha256"]:
+            log.warning("%s is damaged or of another training: leaving it out, training again if need be", path)
+            return None
+        return weights
 
     def save_evaluation(self, run_id: str, evaluation: Evaluation, metrics: dict[str, Any], arrays: Arrays) -> None:
         """Keep the numbers of one evaluation of a finished run and, at half precision, its arrays."""
@@ -167,13 +167,17 @@ class Store:
             parts[name] = {"evaluation": evaluation.model_dump(mode="json"), "metrics": kept.metrics}
             arrays |= {f"{name}/{key}": array for key, array in _small(unpack(kept.arrays, kept.prefix)).items()}
         content = pack(arrays)
-        record = {**run, "evaluations": parts, "arrays_sha256": _sha256(content)}
         path = folder / "runs" / f"{run_id}.json"
-        write_atomically(path.with_suffix(".npz"), content)
-        write_atomically(path, _seal(record, f"{run_id}/published"))
+        record = {**run, "evaluations": parts, "arrays_sha256": _sha256(content)}
         model = self.load_weights(run_id) if weights else None
         if model is not None:
+            model = round_weights(model)
+            record["published_weights_sha256"] = _sha256(model)
             write_atomically(folder / "weights" / f"{run_id}.safetensors", model)
+        elif (before := read_record(path, f"{run_id}/published")) and before["weights_sha256"] == run["weights_sha256"]:
+            record |= {name: before[name] for name in ("published_weights_sha256",) if name in before}
+        write_atomically(path.with_suffix(".npz"), content)
+        write_atomically(path, _seal(record, f"{run_id}/published"))
         return True
 
     def _find(self, run_id: str, evaluation: Evaluation) -> Evaluated | None:
@@ -196,14 +200,12 @@ class Store:
             log.warning("the arrays beside %s are gone or damaged: making the evaluation again", file)
         return None
 
-    def _published(self, run_id: str, kind: str = "runs") -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Yield the files of a published run, with its record."""
+    def _published(self, run_id: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Yield the file of a published run in each results folder, with its record."""
         for runs in sorted(self.results.glob("*/runs")) if self.results else ():
-            record = read_record(runs / f"{run_id}.json", f"{run_id}/published")
-            if record and kind == "runs":
-                yield runs / f"{run_id}.json", record
-            elif record:
-                yield runs.parent / "weights" / f"{run_id}.safetensors", record
+            path = runs / f"{run_id}.json"
+            if record := read_record(path, f"{run_id}/published"):
+                yield path, record
 
     def _run(self, run_id: str) -> Path:
         return self.root / "runs" / run_id
@@ -286,6 +288,17 @@ def unpack(content: bytes, prefix: str = "") -> Arrays:
                 array = np.unpackbits(array, count=int(shape.prod())).reshape(shape)
             arrays[name] = array.astype(np.float32) if array.dtype == np.float16 else array
     return arrays
+
+
+def round_weights(weights: bytes) -> bytes:
+    """Return weights in safetensors format at half precision: each float32 tensor that float16 spans."""
+    from safetensors.numpy import load, save
+
+    arrays = load(weights)
+    for name, array in arrays.items():
+        if array.dtype == np.float32 and np.abs(array).max(initial=0) < np.finfo(np.float16).max:
+            arrays[name] = array.astype(np.float16)
+    return save(arrays)
 
 
 def _small(arrays: Arrays) -> Arrays:

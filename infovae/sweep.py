@@ -162,7 +162,8 @@ def _classifier_job(key: str, config: ClassifierConfig, store: Store) -> Job:
 
     step_seconds = config.batch_size * 0.3e-3
     return Job(
-        key=key, label=f"classifier of {config.dataset}", rank=-1, seconds=step_seconds * config.steps,
+        key=key, label=f"the classifier that judges samples of {config.dataset}", rank=-1,
+        seconds=step_seconds * config.steps,
         step_seconds=step_seconds, needs=set(), dataset=config.dataset,
         function=worker.do_classifier, prepare=lambda: {"config": config}, keep=keep,
     )  # fmt: skip

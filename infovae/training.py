@@ -16,7 +16,7 @@ from torch.func import functional_call
 from infovae import divergences
 from infovae.config import RunConfig
 from infovae.data import ImageData, observe, static_binarization
-from infovae.evaluation import encode, latent
+from infovae.evaluation import WATCH_SEED_OFFSET, encode, latent
 from infovae.model import Model, build_model
 from infovae.networks import cast_weights, spread_means
 from infovae.objective import Terms, charged_rate, info_vae_loss, make_divergence, make_lambda
@@ -77,7 +77,7 @@ class Training:
         self.config, self.device = config, device
         self.generator = torch.Generator(device).manual_seed(config.seed)
         images = training_images(config, data).to(device)
-        self.own_generator = torch.Generator(device).manual_seed(config.seed + 2_000_003)  # looking changes no run
+        self.own_generator = torch.Generator(device).manual_seed(config.seed + WATCH_SEED_OFFSET)
         validation = data.validation_images[:N_MEASURED].to(device)
         self.validation = observe(validation, config.binarization, self.own_generator)
         self.model = build_model(config, (images.shape[1], images.shape[2])).to(device)

@@ -11,9 +11,10 @@ The rule, for a statement about K conditions (a statement about an average has K
   is reproduced if every interval lies on the side where it holds.
 - A condition with a NaN effect or a single seed has p = 1. It can neither confirm nor refute.
 - A verdict that the least favourable condition's mean contradicted at half of the training is open.
-- So is a refutation that more training may undo: where the last doubling of the steps moved the effect towards the
-  bound, and the same pace would take it across within the steps of the authors (`AUTHORS_STEPS`).
-- A statement that names more conditions than were run is reproduced in those that were: `measured_in` has them.
+- So is a refutation that more training may undo: where the last doubling of the steps, or the one before, moved the
+  effect towards the bound, and the faster of the two paces would take it across within the steps of the authors
+  (`AUTHORS_STEPS`). In the last doubling the learning rate falls, and with it the pace.
+- A statement that names more conditions than were run is judged in those that were: `measured_in` has them.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def judge(claim: Claim, runs: pd.DataFrame | None, history: pd.DataFrame | None 
     verdict, why = _verdict(decisive)
     if decisive.get("side", 0) * claim.sign * (half - claim.bound) < 0:  # false where the history lacks it: NaN
         verdict, why = "inconclusive", "its sign changed in the second half of training"
-    elif verdict == "not reproduced" and _may_come(claim, decisive["mean"], half, end, runs):
+    elif verdict == "not reproduced" and _may_come(claim, decisive["mean"], (quarter, half, end), runs):
         verdict, why = "inconclusive", "it may hold after as many steps as the authors'"
     elif decisive.get("n_dropped") and runs is not None and runs["status"].str.startswith("failed").any():
         why = why.replace("empty", "empty or a run failed")
@@ -139,13 +140,13 @@ def _verdict(decisive: pd.Series) -> tuple[Verdict, str]:
     return "inconclusive", "the interval holds the bound" if decisive["n_seeds"] > 1 else "one seed"
 
 
-def _may_come(claim: Claim, mean: float, half: float, end: float, runs: pd.DataFrame | None) -> bool:
-    """Return whether the pace of the last doubling of the steps would take the mean across the bound in time."""
+def _may_come(claim: Claim, mean: float, course: tuple[float, float, float], runs: pd.DataFrame | None) -> bool:
+    """Return whether the faster pace of the last two doublings of the steps would take the mean across the bound."""
     if runs is None:
         return False
     steps = AUTHORS_STEPS.get(claim.experiment, AUTHORS_STEPS_ELSEWHERE)
     doublings = max(0.0, math.log2(steps / runs["steps"].max()))
-    towards = claim.sign * (claim.scale(end) - claim.scale(half))
+    towards = np.fmax(*(claim.sign * np.diff(claim.scale(np.array(course)))))  # NaN where the history lacks both
     return bool(towards * doublings > claim.sign * (claim.scale(claim.bound) - claim.scale(mean)))
 
 

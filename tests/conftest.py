@@ -1,6 +1,9 @@
 """Shared by the tests: the embedded digits, and a store and results folder of each test's own."""
 
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import torch
 from hypothesis import settings
 
 from infovae.cluster import Job
-from infovae.config import RunConfig
+from infovae.config import PROJECT_ROOT, RunConfig
 from infovae.data import ImageData, load
 from infovae.store import Store, StoreError
 
@@ -82,3 +85,22 @@ def tiny(**changes: object) -> RunConfig:
     if changes.get("objective") == "unconditional":
         del values["latent_dim"]
     return RunConfig(**{**values, "pixelcnn_layers": 1, "pixelcnn_channels": 4, **changes})  # type: ignore[arg-type]
+
+
+def command_line(*arguments: str, home: Path, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line with a store and results of its own; check the exit status."""
+    folders = {"INFOVAE_STORE": str(home / "store"), "INFOVAE_RESULTS": str(home / "results"), "INFOVAE_DEVICE": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-m", "infovae", *arguments],
+        env={**os.environ, **folders, **environment},
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the file that takes longest: it is one worker's, while another does all others."""
+    items.sort(key=lambda item: item.path.name != "test_reproduce.py")

@@ -1,4 +1,4 @@
-"""Every notebook executed on the embedded digits, through the front door, and what is published of it."""
+"""What executing a notebook publishes, and what is left when it fails, is interrupted or is given bad input."""
 
 import json
 import os
@@ -19,6 +19,7 @@ import nbformat
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from conftest import command_line
 from jupyter_server.services.contents.largefilemanager import LargeFileManager
 from test_site import check
 
@@ -27,98 +28,11 @@ from infovae.__main__ import main
 from infovae.claims import CLAIMS
 from infovae.config import PROJECT_ROOT
 from infovae.experiments import MODULES, make_experiment
-from infovae.notebooks import FIRST_NOTEBOOK, FURTHER, NotebookError, execute, execute_report, hold
-from infovae.report import load_published, publish
-from infovae.reproduce import load_profile
+from infovae.notebooks import FIRST_NOTEBOOK, NotebookError, execute, execute_report, hold
+from infovae.report import publish
 from infovae.store import StoreError
 
 SOURCES = sorted((PROJECT_ROOT / "notebooks").glob("*.ipynb"))
-
-
-def command_line(*arguments: str, home: Path, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line with a store and results of its own; check the exit status."""
-    folders = {"INFOVAE_STORE": str(home / "store"), "INFOVAE_RESULTS": str(home / "results"), "INFOVAE_DEVICE": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-m", "infovae", *arguments],
-        env={**os.environ, **folders, **environment},
-        cwd=PROJECT_ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == status, done.stdout + done.stderr
-    return done
-
-
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The smoke profile, reproduced once from an empty store."""
-    home = tmp_path_factory.mktemp("smoke")
-    command_line("reproduce", "--profile", "smoke", home=home)
-    return home
-
-
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", MODULES)
-def test_every_experiment_is_published_whole(smoke: Path, name: str) -> None:
-    folder = smoke / "results" / "smoke" / name
-    published = {path.name for path in folder.iterdir()}
-    assert {
-        "notebook.ipynb", "notebook.html", "runs.csv", "table.csv", "table.md", "table.tex", "parameters.json",
-        "captions.json",
-    } <= published  # fmt: skip
-    assert any(path.endswith(".png") for path in published)
-    assert not [path for path in published if path.startswith(".staging") or "failed" in path]
-    notebook = nbformat.read(folder / "notebook.ipynb", as_version=4)
-    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    assert not [output for output in outputs if output.output_type == "error"]
-    assert not [output for output in outputs if output.get("name") == "stderr"], "a reader would see noise"
-    assert str(smoke) not in (folder / "notebook.ipynb").read_text(encoding="utf-8")
-    runs = pd.read_csv(folder / "runs.csv")
-    assert (runs["status"] == "done").all() and runs["run_id"].is_unique
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_every_number_of_a_table_recomputes_from_its_runs(smoke: Path, name: str) -> None:
-    folder = smoke / "results" / "smoke" / name
-    experiment, runs, _ = load_published(folder.parent)[name]
-    table = pd.read_csv(folder / "table.csv").fillna({"why_missing": ""})  # an empty text reads as no number
-    pd.testing.assert_frame_equal(experiment.table(runs), table, check_dtype=False)
-    group = table.iloc[0]
-    metric = next(column for column in map(str, table.columns) if f"{column}_ci95" in table)
-    keys = list(table.columns[: table.columns.get_loc(metric)])
-    of_group = runs[(runs[keys] == group[keys]).all(axis=1)]
-    assert group[metric] == pytest.approx(of_group[metric].mean())
-
-
-def test_pages_request_nothing_from_elsewhere(smoke: Path) -> None:
-    pages = [*(smoke / "results/smoke").glob("*/notebook.html"), smoke / "results/smoke/index.html"]
-    assert len(pages) == len(MODULES) + len(FURTHER) + 1
-    for page in pages:
-        check(page)
-
-
-def test_report_is_made_again_from_what_is_published_alone(smoke: Path, tmp_path: Path) -> None:
-    folder = smoke / "results" / "smoke"
-    copy = tmp_path / "smoke"
-    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("claims.csv", "index.html", "report.md"))
-    for path in (copy / "notebook.ipynb", *(path for name in MODULES for path in (copy / name).glob("table.*"))):
-        path.unlink()
-    execute_report("smoke", copy)
-    made = {path.relative_to(copy): path.read_bytes() for path in copy.rglob("*") if path.is_file()}
-    assert made == {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    assert json.loads((folder / "environment.json").read_text())["packages"]["torch"]
-
-
-def test_report_opens_with_the_picture_and_the_findings(smoke: Path) -> None:
-    folder = smoke / "results" / "smoke"
-    text, page = (folder / "report.md").read_text(), (folder / "index.html").read_text()
-    order = ["# Does InfoVAE", "](five_panels.png)", "## What was found", "Which divergence", "| verdict |", "### Div"]
-    places = [text.index(words) for words in order]
-    assert places == sorted(places)
-    assert '<img alt="5 panels' in page or 'src="five_panels.png"' in page
-    assert "make reproduce PROFILE=smoke" in page and "<math" in page and "import " not in page.partition("</style>")[2]
-    for name in MODULES:
-        assert f"make run EXPERIMENT={name}" in (folder / name / "notebook.html").read_text()
 
 
 def test_report_of_a_partly_trained_profile_says_what_is_missing_and_runs_no_text(tmp_path: Path) -> None:
@@ -138,16 +52,6 @@ def test_report_of_a_partly_trained_profile_says_what_is_missing_and_runs_no_tex
     assert len(pd.read_csv(folder / "claims.csv")) == len(CLAIMS)
     assert "&lt;img src=x" in page and "<img src=x" not in page
     assert "<img src=x" not in text.replace("\\<img", "")
-
-
-@pytest.mark.timeout(600)
-def test_second_reproduction_trains_nothing_and_changes_nothing(smoke: Path) -> None:
-    records = {path: path.stat().st_mtime_ns for path in (smoke / "store").rglob("*") if path.is_file()}
-    results = {path: path.read_bytes() for path in (smoke / "results").rglob("*") if path.is_file()}
-    command_line("reproduce", "--profile", "smoke", home=smoke)
-    assert {path: path.stat().st_mtime_ns for path in (smoke / "store").rglob("*") if path.is_file()} == records
-    again = {path: path.read_bytes() for path in (smoke / "results").rglob("*") if path.is_file()}
-    assert again.keys() == results.keys() and [path for path in results if again[path] != results[path]] == []
 
 
 def test_prints_are_one_and_progress_bars_are_not_published() -> None:
@@ -175,29 +79,6 @@ def test_what_was_published_is_withdrawn_and_what_others_put_there_stays(tmp_pat
     assert not folder.exists()
 
 
-@pytest.mark.timeout(600)
-def test_a_clone_without_a_store_publishes_the_same_tables_without_training(smoke: Path, tmp_path: Path) -> None:
-    """What results/PROFILE carries is all that its notebooks read."""
-    profile = smoke / "results" / "smoke"
-    shutil.copytree(profile, tmp_path / "results" / "smoke")
-    command_line("reproduce", "--profile", "smoke", home=tmp_path, INFOVAE_TRAIN="0")
-    for name in MODULES:
-        for file in ("table.csv", "runs.csv"):
-            assert (tmp_path / "results/smoke" / name / file).read_bytes() == (profile / name / file).read_bytes()
-    own = set(pd.read_csv(tmp_path / "results/smoke/your_own_images/runs.csv")["run_id"])
-    assert {path.parent.name for path in (tmp_path / "store").rglob("record.json")} == own, "these are not published"
-    assert len(list((tmp_path / "results/smoke/weights").iterdir())) == 5
-
-
-def test_run_writes_beside_the_profiles_and_prints_its_table(smoke: Path) -> None:
-    before = (smoke / "results/smoke/latent_usage/runs.csv").read_bytes()
-    text = "dataset=digits n_train=500 steps=10 seeds=[0] alphas=[1] lambdas=[10] receptive_radii=[5] latent_dim=2"
-    done = command_line("run", "latent_usage", "-p", text, home=smoke)
-    assert "I(x;z), nats" in done.stdout and "notebook.ipynb" in done.stdout
-    assert (smoke / "results/custom/latent_usage/table.csv").is_file()
-    assert (smoke / "results/smoke/latent_usage/runs.csv").read_bytes() == before
-
-
 def test_failed_run_is_said_and_in_the_exit_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = pd.DataFrame({"run_id": ["a", "b"], "objective": ["mmd", "elbo"], "status": ["done", "failed: loss is nan"]})
     (tmp_path / "custom" / "latent_usage").mkdir(parents=True)
@@ -209,20 +90,6 @@ def test_failed_run_is_said_and_in_the_exit_status(tmp_path: Path, monkeypatch: 
     result = CliRunner().invoke(main, ["run", "latent_usage", "-p", "dataset=digits n_train=500"])
     assert result.exit_code == 1
     assert "the table" in result.output and "incomplete:\nrun b (elbo) failed: loss is nan" in result.output
-
-
-def test_plain_papermill_runs_a_notebook(smoke: Path, tmp_path: Path) -> None:
-    parameters = load_profile("smoke")["divergence_comparison"].model_dump(mode="json")
-    arguments = [a for name, value in parameters.items() for a in ("-p", name, json.dumps(value).strip('"'))]
-    output = tmp_path / "out.ipynb"
-    subprocess.run(
-        [sys.executable, "-m", "papermill", "notebooks/04_divergence_comparison.ipynb", str(output), *arguments],
-        cwd=PROJECT_ROOT,
-        env={**os.environ, "INFOVAE_STORE": str(smoke / "store"), "INFOVAE_DEVICE": "cpu"},
-        check=True,
-        capture_output=True,
-    )
-    assert "image/png" in output.read_text(encoding="utf-8")
 
 
 @pytest.mark.timeout(600)

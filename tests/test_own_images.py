@@ -15,7 +15,7 @@ from test_site import Page, check
 
 import infovae
 from infovae.config import PROJECT_ROOT
-from infovae.notebooks import FURTHER, execute_further
+from infovae.notebooks import EXPLORER, FURTHER, execute
 
 pytestmark = pytest.mark.timeout(600)  # seconds: a minute or two on an idle machine
 
@@ -83,19 +83,16 @@ def test_its_models_can_be_loaded(home: Path, environment: None) -> None:
     np.testing.assert_array_equal(by_path.sample(3), model.sample(3))
 
 
-def test_further_notebooks_execute_on_what_was_trained(home: Path, environment: None) -> None:
-    """The explorer trains nothing; the notebook on own images trains on the embedded digits."""
+def test_the_explorer_shows_its_models_and_trains_nothing(home: Path, environment: None) -> None:
     before = set((home / "store" / "runs").iterdir())
-    assert execute_further("custom", home / "results" / "custom", "digits", has_weights=True) == []
-    for name in FURTHER.values():
-        folder = home / "results" / "custom" / name
-        notebook = nbformat.read(folder / "notebook.ipynb", as_version=4)
-        outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-        assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
-        assert str(home) not in (folder / "notebook.ipynb").read_text(encoding="utf-8")
-        assert "image/png" in (folder / "notebook.ipynb").read_text(encoding="utf-8")
-        check(folder / "notebook.html")
-    own = pd.read_csv(home / "results" / "custom" / "your_own_images" / "runs.csv")
-    assert {path.name for path in set((home / "store" / "runs").iterdir()) - before} == set(own["run_id"])
-    distances = pd.read_csv(home / "results" / "custom" / "explore" / "table.csv")
+    folder = home / "results" / "custom" / FURTHER[EXPLORER]
+    execute(EXPLORER, {"results": "custom"}, folder, proof="table.csv")
+    notebook = nbformat.read(folder / "notebook.ipynb", as_version=4)
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
+    assert str(home) not in (folder / "notebook.ipynb").read_text(encoding="utf-8")
+    assert "image/png" in (folder / "notebook.ipynb").read_text(encoding="utf-8")
+    check(folder / "notebook.html")
+    assert set((home / "store" / "runs").iterdir()) == before
+    distances = pd.read_csv(folder / "table.csv")
     assert list(distances["objective"]) == ["VAE", "MMD", "test images"] and (distances["median_distance"] > 0).all()

@@ -24,6 +24,7 @@ from infovae.report import (
     format_table,
     list_deviations,
     load_published,
+    preview,
     publish,
     require_published,
     show_claims,
@@ -166,14 +167,26 @@ def test_mean_and_interval_stand_in_one_cell() -> None:
 
 
 def test_what_is_the_same_in_every_row_stands_once_below_the_table() -> None:
-    shown = show_table(TABLE.assign(latent_dim=2)).data
-    assert shown.startswith("| objective | m | seeds |") and shown.endswith(
-        "\n\nThe same in every row: latent dimension 2."
-    )
+    shown, *notes = show_table(TABLE.assign(latent_dim=2)).data.split("\n\n")
+    assert shown.startswith("| objective | m | seeds |")
+    assert notes[0] == "The same in every row: latent dimension 2." and notes[1].startswith("±: half of the 95 %")
     waiting = show_table(TABLE.assign(n_seeds=[0, 1], n_missing=[3, 0], why_missing=["not run", ""])).data
-    assert "a\\_b" not in waiting and waiting.endswith("\n\nNot run yet: 1 of 2 rows.")
+    assert "a\\_b" not in waiting and "\n\nNot run yet: 1 of 2 rows." in waiting
     failed = show_table(TABLE.assign(n_seeds=[0, 1], n_missing=[3, 0], why_missing=["failed: loss is nan", ""])).data
     assert "failed: loss is nan" in failed and "Not run" not in failed
+
+
+def test_preview_fits_the_terminal_and_leaves_out_no_metric(tmp_path: Path) -> None:
+    TABLE.to_csv(tmp_path / "table.csv", index=False)
+    whole = preview(tmp_path, 80)
+    assert whole.splitlines()[0].split() == ["objective", "latent", "dimension", "m", "seeds"]
+    assert len(whole.splitlines()) == 1 + len(TABLE)
+    turned = preview(tmp_path, 40)
+    assert [line.split("  ")[0] for line in turned.splitlines()] == ["objective", "latent dimension", "m", "seeds"]
+    assert "1234567" in turned
+    narrow = preview(tmp_path, 30).splitlines()
+    assert narrow[-1] == "... and 1 rows more in table.csv" and "1234567" not in "".join(narrow)
+    assert max(map(len, narrow[:-1])) <= 30
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -213,7 +226,7 @@ def test_every_deviation_of_the_code_is_listed() -> None:
 def test_committed_results_are_complete_and_recompute(folder: Path) -> None:
     published = load_published(folder)
     for name, (experiment, runs, _) in published.items():
-        table = pd.read_csv(folder / name / "table.csv").fillna({"why_missing": ""})
+        table = pd.read_csv(folder / name / "table.csv", dtype={"why_missing": "str"}).fillna({"why_missing": ""})
         pd.testing.assert_frame_equal(experiment.table(runs), table, check_dtype=False, rtol=1e-9)
         executed = (folder / name / "notebook.ipynb").read_text(encoding="utf-8")
         assert '"output_type": "error"' not in executed

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import tiny
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
 from infovae.config import ClassifierConfig, LatentEvaluation, SampleEvaluation
 from infovae.store import Arrays, Store, StoreError, pack, run_id, unpack, write_atomically
@@ -177,7 +177,7 @@ def test_published_run_is_read_where_the_store_has_none(store: Store, monkeypatc
     (store.root / "runs").rename(store.root / "gone")
     again = read(Store())
     assert again[0]["history"] == before[0]["history"] and again[1:] == before[1:]
-    assert Store().load_weights("a") == WEIGHTS and Store().load_evaluation("a", SAMPLES)
+    assert Store().load_weights("a") is None and Store().load_evaluation("a", SAMPLES)  # its weights are rounded
     assert Store(store.root).load_run("a") is None  # a store at a given root stands alone
     monkeypatch.setenv("INFOVAE_PUBLISHED", "0")
     assert Store().load_run("a") is None
@@ -191,6 +191,24 @@ def test_publishing_again_changes_no_byte(store: Store, tmp_path: Path) -> None:
         assert source.publish("a", [SAMPLES, LATENT], folder, weights=True)
         seen.append({path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()})
     assert seen[0].keys() == {"a.json", "a.npz", "a.safetensors"} and seen[0] == seen[1] == seen[2]
+
+
+def test_weights_are_published_at_half_precision_where_it_spans_them(store: Store, tmp_path: Path) -> None:
+    w, wide = (np.array(values, np.float32) for values in ([1 / 3, -2], [1e6]))
+    arrays = {"w": w, "wide": wide, "n": np.array(3)}
+    keep(store, weights=save(arrays))
+    folder = tmp_path / "results" / "quick"
+    assert store.publish("a", [LATENT], folder, weights=True)
+    published = load((folder / "weights" / "a.safetensors").read_bytes())
+    assert {name: array.dtype.name for name, array in published.items()} == {
+        "w": "float16", "wide": "float32", "n": "int64"
+    }  # fmt: skip
+    assert all(np.abs(published[name] / array - 1).max() < 2**-11 for name, array in arrays.items())
+    assert store.load_weights("a") == save(arrays)
+    seen = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    (store.root / "runs" / "a" / "model.safetensors").unlink()  # the published ones are still those of the record
+    assert store.publish("a", [LATENT], folder, weights=True)
+    assert {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == seen
 
 
 def test_codes_are_published_where_they_are_drawn(store: Store, tmp_path: Path) -> None:

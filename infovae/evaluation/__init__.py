@@ -20,8 +20,8 @@ from infovae.refusals import ParameterError
 
 __all__ = ["Evaluated", "encode", "evaluate", "require_labels"]
 
-SEED_OFFSET = 1_000_003
-"""Added to the run's seed: an evaluation draws other numbers than the training did."""
+SEED_OFFSET, WATCH_SEED_OFFSET = 1_000_003, 2_000_003
+"""Added to the run's seed: evaluating a run, or watching its training, draws other numbers than the training does."""
 
 
 def require_labels(evaluation: Evaluation, config: RunConfig | PixelConfig, data: ImageData) -> None:

@@ -114,7 +114,7 @@ AUTHORS_PANELS = {
     "squared_mmd": ("squared_mmd_authors", "squared MMD of q(z) and p(z)", 1e-5),
     "log_det_cov_total": ("log_det_cov_total_authors", "log det Cov[q(z)], total", 0.1),
     "class_cross_entropy": ("class_cross_entropy_authors", "class cross-entropy, nats", 1e-3),
-    "accuracy_1000_labels": ("accuracy_authors", "accuracy with 1,000 labels", None),
+    "accuracy_1000_labels": ("accuracy_authors", "accuracy with few labels", None),
 }
 """The authors' metric -> our column that is measured their way, title, and where a logarithmic axis becomes linear."""
 
@@ -122,7 +122,7 @@ AUTHORS_PANELS = {
 def _theirs(table: str, runs: pd.DataFrame) -> pd.DataFrame:
     """Return a table of the authors' numbers, with our names of their objectives; without rows beside other data."""
     found = authors.read(table).replace({"objective": authors.OUR_NAMES})
-    return found if runs["dataset"].isin(["mnist", "digits"]).all() else found[:0]
+    return found if (runs["dataset"] == "mnist").all() else found[:0]
 
 
 def measured_their_way(runs: pd.DataFrame) -> pd.DataFrame:
@@ -165,8 +165,8 @@ def plot_five_panels(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
     return drawn.captioned(
         done,
         f"Measured the authors’ way. {plotting.spread(runs)} Closer to 0 is better in the first three panels, higher "
-        f"in the fourth. The training curves are of validation images, in {_headline_dim(runs):g} dimensions."
-        + (theirs_too if len(theirs) else ""),
+        f"in the fourth. The training curves are of validation images, in {_headline_dim(runs):g} dimensions; "
+        "estimates below 0 are not drawn." + (theirs_too if len(theirs) else ""),
     )
 
 
@@ -189,7 +189,9 @@ def beside_authors(runs: pd.DataFrame) -> pd.DataFrame:
 def plot_over_training(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
     """Return I(x;z), squared MMD and log det of validation images against the step, even in log, a line per run."""
     scales = {"mutual_information": None, "squared_mmd": 1e-3, "log_det_cov_per_dim": 0.03}
-    dims = sorted({min(runs["latent_dim"]), _headline_dim(runs), max(runs["latent_dim"])})
+    done = plotting.finished(runs)
+    shown = done if len(done) else runs
+    dims = sorted({min(shown["latent_dim"]), _headline_dim(shown), max(shown["latent_dim"])})
     drawn, axes = plotting.panels(3 * len(dims), 3.4, 2.3, sharex=True)
     course = _course(runs, history, dims, *scales)
     for row, dim in enumerate(dims):

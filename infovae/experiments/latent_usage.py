@@ -116,10 +116,9 @@ def plot_information(runs: pd.DataFrame) -> Captioned:
 @plotting.figure
 def plot_information_and_match(runs: pd.DataFrame) -> Captioned:
     """Return I(x;z) against the squared MMD, a point per run: its shade tells lambda_, its form alpha."""
-    done = _reference(runs)
-    family = runs[runs["objective"] != "elbo"]
-    lambdas, alphas = (sorted(family[column].unique()) for column in ("lambda_", "alpha"))
-    name = str(family["objective"].iloc[0])
+    done, name = _reference(runs), str(runs.loc[runs["objective"] != "elbo", "objective"].iloc[0])
+    drawn_too = done[done["objective"] != "elbo"]
+    lambdas, alphas = (sorted(drawn_too[column].unique()) for column in ("lambda_", "alpha"))
     shades = dict(zip(lambdas, plotting.shades(plotting.PALETTE[name], len(lambdas)), strict=True))
     drawn, (ax,) = plotting.panels(1, 5.4, 3.8)
     for run in done.to_dict("records"):
@@ -129,7 +128,9 @@ def plot_information_and_match(runs: pd.DataFrame) -> Captioned:
         face = color if run["is_radius"] and run["is_norm"] else "none"
         ax.scatter(run["squared_mmd"], run["mutual_information"], s=32, marker=marker, c=face, edgecolors=color)
     plotting.ideal(ax, EMPTY_CODE, "empty below")
-    ax.axvline(0, color="0.5", lw=0.6)
+    if "squared_mmd_null_std" in done:
+        chance = 2 * done["squared_mmd_null_std"].max()
+        ax.axvspan(-chance, chance, color="0.9", lw=0, zorder=0)
     ax.set_xscale("symlog", linthresh=1e-3)
     ax.margins(0.08)
     ax.set(xlabel=label("squared_mmd"), ylabel=label("mutual_information"))
@@ -146,5 +147,6 @@ def plot_information_and_match(runs: pd.DataFrame) -> Captioned:
     return drawn.captioned(
         done,
         "The upper left corner is where a code is of use: it says much of the image, and q(z) matches the prior. To "
-        "the right q(z) is off the prior, low down the code is empty.",
+        "the right q(z) is off the prior, low down the code is empty. Grey: two standard deviations of a match by "
+        "chance.",
     )

@@ -57,7 +57,7 @@ class VarianceOverestimation(Experiment):
         "The effect comes from fitting the training images too well, and grows with training: the authors' script runs "
         "100,000 steps. Every training set gets the same number of steps, hence the small ones many more epochs."
     )
-    conditions = ("binarization", "objective", "n_train")
+    conditions = ("binarization", "objective", "alpha", "lambda_", "n_train")
     metrics = (
         "log_det_cov_per_dim_train", "log_det_cov_per_dim_test", "squared_mmd", "squared_mmd_null_std",
         "mutual_information", "nll", "nll_train", "nll_gap", "reconstruction_nll", "reconstruction_nll_real",
@@ -140,9 +140,9 @@ def plot_consequences(runs: pd.DataFrame) -> Captioned:
     Of one kind of pixels; grey images have no sharpness.
     """
     metrics = {"nll_gap": Panel(), "frechet_distance": Panel(), "sharpness_reconstructions": Panel()}
-    caption = (
-        f"{PIXELS[runs['binarization'].iloc[0]]}. Gap and distance: lower is better. Sharpness: higher is crisper."
-    )
+    kind = runs["binarization"].iloc[0]
+    crisp = " Sharpness: higher is crisper." if kind != "none" else ""
+    caption = f"Of {PIXELS[kind]}. Gap and distance: lower is better.{crisp}"
     return plotting.plot_metrics(runs, "n_train", metrics, caption)
 
 
