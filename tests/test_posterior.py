@@ -1,18 +1,21 @@
 """Quadrature against closed forms: a linear-Gaussian decoder has a Gaussian posterior, under any Gaussian q(z|x)."""
 
 import math
+import re
 from typing import cast
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from infovae import quadrature
-from infovae.config import PosteriorEvaluation, RunConfig
+from infovae.config import PROJECT_ROOT, PosteriorEvaluation, RunConfig
 from infovae.data import load
 from infovae.evaluation import evaluate
 from infovae.model import Model, build_model
@@ -171,3 +174,31 @@ def test_evaluation_of_a_run_leaves_the_model_as_it_was() -> None:
 def test_code_of_several_dimensions_is_refused() -> None:
     with pytest.raises(ValueError, match="got latent_dim=2"):
         evaluate(PosteriorEvaluation(), tiny(), build_model(tiny(), (8, 8)), load("digits"), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("alpha", "information"), [(0.0, 0.22), (1.0, 0.29)])
+def test_optimum_of_the_toy_under_mmd_is_what_the_notebook_says(alpha: float, information: float) -> None:
+    """Two Gaussians N(-m, s^2), N(m, s^2), the exact MMD under exp(-(z - y)^2), lambda_ 500, and the best decoder."""
+    z = np.linspace(-8, 8, 2001)
+
+    def kernel_mean(distance: float, variance: float) -> float:
+        """E exp(-u^2) for u ~ N(distance, variance)."""
+        return math.exp(-(distance**2) / (1 + 2 * variance)) / math.sqrt(1 + 2 * variance)
+
+    def loss(parameters: tuple[float, float]) -> float:
+        m, s = abs(parameters[0]), 1 / (1 + math.exp(-parameters[1]))
+        minus, plus = (np.exp(-((z - mean) ** 2) / (2 * s**2)) / (2 * s * math.sqrt(2 * math.pi)) for mean in (-m, m))
+        plus_given_z = np.clip(plus / (minus + plus + 1e-300), 1e-12, 1 - 1e-12)
+        std = np.maximum(np.sqrt(4 * plus_given_z * (1 - plus_given_z)), 0.01)  # of x given z, above the floor
+        nll = np.log(std) + 2 * plus_given_z * (1 - plus_given_z) / std**2 + math.log(2 * math.pi) / 2
+        within = (kernel_mean(0, 2 * s**2) + kernel_mean(2 * m, 2 * s**2)) / 2
+        mmd = within - 2 * kernel_mean(m, 1 + s**2) + kernel_mean(0, 2)
+        rate = (m**2 + s**2 - 1) / 2 - math.log(s)
+        return float(np.trapezoid((minus + plus) * nll, z)) + (1 - alpha) * rate + (500 + alpha - 1) * mmd
+
+    m, raw = min((minimize(loss, (m, 1.0), method="Nelder-Mead") for m in (0.3, 0.8)), key=lambda found: found.fun).x
+    std = 1 / (1 + math.exp(-raw))
+    metrics = posterior_metrics(linear_model((-abs(m), abs(m)), (std, std)))
+    assert metrics["mutual_information"] == pytest.approx(information, abs=0.005)
+    text = (PROJECT_ROOT / "notebooks" / "02_amortized_inference.ipynb").read_text(encoding="utf-8")
+    assert re.search(rf"{information}\$? nats", text)
