@@ -155,6 +155,9 @@ def run(experiment: str, parameters: tuple[str, ...], profile: str | None) -> No
     if not experiment:
         raise ParameterError(f"name an experiment, such as EXPERIMENT=latent_usage; there are: {', '.join(MODULES)}")
     experiment = re.sub(r"^\d\d_", "", experiment)  # the name of its notebook
+    notebooks = {path.stem[3:] for path in (PROJECT_ROOT / "notebooks").glob("*.ipynb")}
+    if experiment in notebooks - MODULES.keys():
+        raise ParameterError(f"{experiment} is a notebook and no experiment: open it by `make lab`")
     values = work.parse_assignments(list(parameters))
     if profile:
         experiments = work.load_profile(profile)

@@ -207,11 +207,20 @@ def plot_metrics(runs: pd.DataFrame, x: str, metrics: Mapping[str, Panel], capti
 
 
 def draw_history(ax: Axes, history: pd.DataFrame, metric: str, **style: Any) -> None:
-    """Draw a logged metric against the training step, a line per run; `history` has the column `objective`."""
+    """Draw a logged metric against the training step: a line per run, thin where there are several, their mean bold.
+
+    `history` has the column `objective`.
+    """
     for objective, group in by_objective(history.dropna(subset=[metric])):
-        settings = {"color": PALETTE[objective], "lw": 1.0, "alpha": 0.8, "label": objective_name(objective), **style}
-        for _, run in group.groupby("run_id"):
-            ax.plot(run["step"], run[metric], **settings)
+        runs = [run for _, run in group.groupby("run_id")]
+        several = len(runs) > 1
+        if several:
+            runs.append(group.groupby("step", as_index=False)[[metric]].mean())
+        for place, run in enumerate(runs):
+            thin = several and place < len(runs) - 1
+            look = {"lw": 0.5, "alpha": 0.45} if thin else {"lw": 1.6 if several else 1.0, "alpha": 0.9}
+            name = None if thin else objective_name(objective)
+            ax.plot(run["step"], run[metric], **{"color": PALETTE[objective], "label": name, **look, **style})
 
 
 def draw_digits(ax: Axes, images: np.ndarray, title: str, n_columns: int = 10) -> None:
@@ -244,11 +253,12 @@ def select_arrays(
     return {name: found[name] for name in PALETTE if name in found}
 
 
-def ideal(ax: Axes, value: float, name: str, **style: Any) -> None:
-    """Draw the value that would be ideal, or a limit, as a thin line with its name."""
-    ax.axhline(value, **{"color": "0.5", "lw": 0.6, "zorder": 0.5, **style})
+def ideal(ax: Axes, value: float, name: str, right: bool = False) -> None:
+    """Draw the value that would be ideal, or a limit, as a thin line with its name at its left or right end."""
+    ax.axhline(value, color="0.5", lw=0.6, zorder=0.5)
     place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-    ax.annotate(name, (0, value), xytext=(3, 1), va="bottom", **place, **NOTE)
+    end: dict[str, Any] = {"xytext": (-3 if right else 3, 1), "ha": "right" if right else "left"}
+    ax.annotate(name, (float(right), value), va="bottom", **end, **place, **NOTE)
 
 
 def logarithmic(ax: Axes, linear_below: float | None) -> None:
@@ -310,6 +320,11 @@ def names(runs: pd.DataFrame) -> str:
 def count(things: Any, name: str) -> str:
     """Return "3 panels", or "1 panel"."""
     return f"{len(things)} {name}{'s' if len(things) != 1 else ''}"
+
+
+def bold(runs: pd.DataFrame) -> str:
+    """Say in a caption's words what thin and bold lines of `draw_history` are; nothing where there is one seed."""
+    return " Thin lines are runs, bold ones their means." if finished(runs)["seed"].nunique() > 1 else ""
 
 
 def spread(runs: pd.DataFrame) -> str:

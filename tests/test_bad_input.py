@@ -102,6 +102,7 @@ COMMANDS = [
     (("repoduce",), "unknown command 'repoduce'; did you mean 'reproduce'"),
     (("run",), "Missing argument 'EXPERIMENT'"),
     (("run", "latent_usage", "seeds=[0]"), "unexpected extra argument"),
+    (("run", "01_infovae_in_one_page"), "infovae_in_one_page is a notebook and no experiment: open it by `make lab`"),
     (("run", "latent_use"), "unknown experiment 'latent_use'; did you mean 'latent_usage'"),
     (("run", ""), "name an experiment, such as EXPERIMENT=latent_usage; there are: tuning,"),
     (("run", "latent_usage", "--profile", "../quick"), "unknown profile '../quick'.*valid: smoke, quick"),

@@ -129,7 +129,7 @@ def plot_inference(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
         plotting.draw_history(ax, at_floor[charged], metric, ls="--", label=None)
         plotting.logarithmic(ax, linear_up_to[metric])
         if metric != "elbo":
-            plotting.ideal(ax, 0, "match")
+            plotting.ideal(ax, 0, "match", right=True)
         ax.set(title=label(metric) if floor == floors[0] else "", ylabel="")
         if metric == "posterior_kl":
             ax.set_ylabel(f"floor {floor:g}")
@@ -139,5 +139,5 @@ def plot_inference(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
     return drawn.captioned(
         course,
         "The ELBO is log p(x) − KL(q(z|x) ‖ p(z|x)): it may grow while the KL grows too. Beyond 1 nat (ELBO: 3) axes "
-        "are logarithmic.",
+        f"are logarithmic.{plotting.bold(runs)}",
     )

@@ -23,6 +23,7 @@ from infovae.experiments import (
 )  # fmt: skip
 from infovae.labels import label, objective_name
 from infovae.plotting import Captioned, Panel
+from infovae.verdicts import MMD_NOISE
 
 N_POOL = 10_000
 """Training images, from the first on, that labelled and unlabelled ones are drawn from."""
@@ -201,6 +202,8 @@ def plot_over_training(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
             plotting.logarithmic(ax, linear_below)
             if linear_below:
                 plotting.ideal(ax, 0, "match")
+            if metric == "squared_mmd":
+                ax.axhspan(-MMD_NOISE, MMD_NOISE, color="0.92", lw=0, zorder=0)
         axes[3 * row].set_ylabel(f"{dim:g} dimensions")
     for ax in axes[-3:]:
         ax.set_xlabel("training step")
@@ -208,7 +211,8 @@ def plot_over_training(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
     return drawn.captioned(
         course,
         "On validation images. A line that still moves at its end would change with more training. One that is level "
-        "may be so because the learning rate has fallen to 0.",
+        "may be so because the learning rate has fallen to 0. Grey: what 500 images leave uncertain of a squared MMD."
+        + plotting.bold(runs),
     )
 
 
