@@ -1,12 +1,11 @@
 """Divergences between q(z) and p(z) that a critic estimates: Jensen-Shannon, Wasserstein, Pearson chi-squared.
 
-Owns: the critic's loss, the code's loss and the estimate, as functions of the critic's outputs on prior and code
-samples, (n,) or (n, 1). Refuses: the critic network (`infovae.networks`), its optimiser, which has to be its own, and
+Owns: the critic's loss and the code's loss, as functions of the critic's outputs on prior and code samples, (n,) or
+(n, 1). Refuses: the critic network (`infovae.networks`), its optimiser, which has to be its own, and
 the alternation. Every `*_critic_loss` is minimised by the critic with the code detached; every `*_code_loss` is
 minimised by the encoder with the critic fixed, and decreases as the critic finds q(z) closer to p(z).
 """
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -22,15 +21,6 @@ Critic = Callable[[Tensor], Tensor]  # samples (n, dim) to one number each
 def jensen_critic_loss(logits_prior: Tensor, logits_code: Tensor) -> Tensor:
     """Return -E_p log sigmoid(T) - E_q log sigmoid(-T), in nats (Goodfellow et al. 2014, equation 1)."""
     return softplus(-logits_prior).mean() + softplus(logits_code).mean()
-
-
-def jensen_shannon_estimate(logits_prior: Tensor, logits_code: Tensor) -> Tensor:
-    """Return log 2 + E_p log sigmoid(T) / 2 + E_q log sigmoid(-T) / 2, in nats.
-
-    For any critic that was not fitted to these samples a lower bound, in expectation, of the Jensen-Shannon divergence
-    JS(q, p) = KL(p||m) / 2 + KL(q||m) / 2, m = (p + q) / 2, which is at most log 2; equal to it at T = log p/q.
-    """
-    return math.log(2) - jensen_critic_loss(logits_prior, logits_code) / 2
 
 
 def jensen_code_loss(logits_code: Tensor, saturating: bool) -> Tensor:

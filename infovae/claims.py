@@ -83,8 +83,13 @@ def values(runs: pd.DataFrame, metric: str, *conditions: str, used: bool = False
 
 
 def under_pixelcnn(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs with a PixelCNN decoder."""
-    return runs[runs["decoder"].isin(["pixelcnn", "gated_pixelcnn"])]
+    """Return the runs with a PixelCNN decoder; the gated one's receptive radius follows from its layers."""
+    runs = runs[runs["decoder"].isin(["pixelcnn", "gated_pixelcnn"])]
+    gated = runs["decoder"] == "gated_pixelcnn"
+    if not gated.any():
+        return runs
+    radius = runs["receptive_radius"].mask(gated, runs["pixelcnn_layers"] + 2)
+    return runs.assign(receptive_radius=radius)
 
 
 def of(runs: pd.DataFrame, metric: str, objective: str, used: bool = False) -> Effects:

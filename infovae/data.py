@@ -1,8 +1,8 @@
 """Image data sets as uint8 tensors, and their binarisation.
 
-Owns: the split into training, validation and test images, and the Bernoulli draw that turns grey values into binary
-images. Refuses to own: how files are fetched and parsed, batches, devices, and how many training images a run uses (a
-slice of `train_images`: they are shuffled, so that the training set of size m is contained in that of size n > m).
+Owns: the split into training, validation and test images, the Bernoulli draw that turns grey values into binary
+images, and batches. Refuses to own: how files are fetched and parsed, devices, and how many training images a run uses
+(a slice of `train_images`: they are shuffled, so that the training set of size m is contained in that of size n > m).
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from infovae import sources
 from infovae.config import dataset_name
 from infovae.parsers import DataError
 
-__all__ = ["DataError", "ImageData", "binarize", "load", "observe", "static_binarization"]
+__all__ = ["Batches", "DataError", "ImageData", "binarize", "load", "observe", "static_binarization"]
 
 # Part of every checksum: raise it whenever a change of the code changes which image lands where.
 SPLIT_VERSION = 2
@@ -111,7 +111,7 @@ def binarize(images: Tensor, generator: torch.Generator) -> Tensor:
 def observe(images: Tensor, binarization: str, generator: torch.Generator) -> Tensor:
     """Return images as a model sees them, float32, (n, 1, H, W): grey in [0, 1] for "none", else drawn by `binarize`.
 
-    For "static" the images are already what `static_binarization` returns.
+    For "static" training images are already what `static_binarization` returns.
     """
     if binarization == "none":
         _require_grey_values(images)
@@ -138,6 +138,26 @@ def static_binarization(images: Tensor, seed: int) -> Tensor:
     _require_grey_values(images)
     x = binarize(images.cpu(), torch.Generator().manual_seed(seed)).squeeze(1)
     return (x.to(torch.uint8) * 255).to(images.device)
+
+
+class Batches:
+    """Batches of images, or of their numbers, without end, each epoch in a fresh order, without leaving the device.
+
+    Images that do not fill a batch are left out of that epoch.
+    """
+
+    def __init__(self, images: Tensor, batch_size: int, generator: torch.Generator) -> None:
+        self.images, self.generator = images, generator
+        self.size = min(batch_size, len(images))
+        self.order, self.first = torch.empty(0, dtype=torch.long, device=images.device), len(images)
+
+    def draw(self) -> Tensor:
+        """Return the next batch, (size, ...)."""
+        n = len(self.images)
+        if self.first + self.size > n:
+            self.order, self.first = torch.randperm(n, generator=self.generator, device=self.images.device), 0
+        self.first += self.size
+        return self.images[self.order[self.first - self.size : self.first]]
 
 
 def _require_grey_values(images: Tensor) -> None:

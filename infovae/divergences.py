@@ -1,9 +1,9 @@
 """Divergences between the aggregated posterior q(z) and the prior p(z) = N(0, I), estimated from samples.
 
-Owns: kernels and their bandwidth, squared MMD with its null and no-overlap levels, the Stein variational direction and
-discrepancy, KL(q(z)||p(z)) by the minibatch mixture, sliced Wasserstein and Sinkhorn. Refuses: networks, optimisers,
-weights, configuration, and everything that needs a critic (`infovae.adversarial`). Samples are (n, dim) tensors; every
-random draw comes from the generator that is passed in, on the generator's device.
+Owns: kernels and their bandwidth, squared MMD with its null and no-overlap levels, the Stein variational direction,
+KL(q(z)||p(z)) by the minibatch mixture, sliced Wasserstein and Sinkhorn. Refuses: networks, optimisers, weights,
+configuration, and everything that needs a critic (`infovae.adversarial`). Samples are (n, dim) tensors; every random
+draw comes from the generator that is passed in, on the generator's device.
 """
 
 import math
@@ -294,25 +294,6 @@ def stein_loss(z: Tensor, bandwidth: Bandwidth, include_self: bool = False) -> T
     return -(stein_direction(z, bandwidth, include_self) * z).sum(1).mean()
 
 
-def kernelized_stein_discrepancy(z: Tensor, bandwidth: Bandwidth) -> Tensor:
-    """Return the (squared) kernelised Stein discrepancy to N(0, I), a U-statistic; differentiable.
-
-    The mean over i != j, with u = x - y and k the RBF kernel, of
-
-        k(x, y) [x . y - (2/s) |u|^2 + trace],    trace = 2 dim / s - 4 |u|^2 / s^2,    s = 2 sigma^2
-
-    (Liu, Lee and Jordan 2016, equation 9). 0 in expectation at p, positive in expectation elsewhere. Without the trace
-    of grad_x grad_y k the mean at p is below 0, and minimising it shrinks the code.
-    """
-    n, dim = z.shape
-    _require_pairs(n)
-    s = two_sigma_squared(dim, bandwidth, z)
-    sq_dist = squared_distances(z, z)
-    trace = 2 * dim / s - 4 * sq_dist / s**2
-    values = rbf(sq_dist, s) * (z @ z.T - (2 / s) * sq_dist + trace)
-    return (values.sum() - values.diagonal().sum()) / (n * (n - 1))
-
-
 # --- KL divergence
 
 
@@ -351,32 +332,20 @@ def sliced_wasserstein(x: Tensor, y: Tensor, n_projections: int, generator: torc
     return ((x @ directions).sort(0).values - (y @ directions).sort(0).values).square().mean()
 
 
-def sinkhorn(x: Tensor, y: Tensor, blur: float) -> Tensor:
-    """Return the debiased Sinkhorn divergence, in units of the squared 2-Wasserstein distance; differentiable.
-
-    S(x, y) = W(x, y) - W(x, x) / 2 - W(y, y) / 2, W the optimal transport cost for |x - y|^2 plus 2 blur^2 times the
-    plan's KL to the product (Feydy et al. 2019). `blur` is a length: structure below it is not seen, 0 tends to the
-    squared 2-Wasserstein distance, infinity to the squared distance of the means.
-    """
-    from geomloss import SamplesLoss
-
-    # geomloss moves mass at |x - y|^2 / 2, with weight blur^2 on the KL term
-    return 2 * SamplesLoss("sinkhorn", p=2, blur=blur, backend="tensorized")(x, y)
-
-
 def sinkhorn_energy(x: Tensor, y: Tensor, blur: float, diameter: float) -> Tensor:
-    """Return the minibatch energy distance under the entropic transport cost W of `sinkhorn`; differentiable.
+    """Return the minibatch energy distance under an entropic transport cost W; differentiable.
 
         mean_{a, b} W(x_a, y_b) - W(x_1, x_2) / 2 - W(y_1, y_2) / 2,    a, b in {1, 2}
 
     with x_1, x_2 and y_1, y_2 the halves of the two samples, without the last row of an odd number (Salimans et al.
-    2018, in OT-GAN; over 4, in units of the squared distance). 0 in expectation, and without a slope, where the
-    distributions are equal, whatever the size of the samples.
+    2018, in OT-GAN; over 4, in units of the squared distance). W is the optimal transport cost for |x - y|^2 plus
+    2 blur^2 times the plan's KL to the product: `blur` is a length, structure below it is not seen. 0 in expectation,
+    and without a slope, where the distributions are equal, whatever the size of the samples.
 
-    For a training loss, where each minibatch is a fresh draw. `sinkhorn` compares a sample with itself, which is nearer
-    to itself than to a second draw, and so is least for a code too narrow: trained on fresh noise with 100 samples and
-    blur 0.5, a code stops at standard deviation 0.99, 0.69 and below 0.4 in 2, 10 and 40 dimensions; with this one
-    within 4 % of 1 in all of them.
+    For a training loss, where each minibatch is a fresh draw. The debiased W(x, y) - W(x, x) / 2 - W(y, y) / 2 (Feydy
+    et al. 2019) compares a sample with itself, which is nearer to itself than to a second draw, and so is least for a
+    code too narrow: trained on fresh noise with 100 samples and blur 0.5, a code stops at standard deviation 0.99, 0.69
+    and below 0.4 in 2, 10 and 40 dimensions; with this one within 4 % of 1 in all of them.
 
     Parameters
     ----------
@@ -392,5 +361,5 @@ def sinkhorn_energy(x: Tensor, y: Tensor, blur: float, diameter: float) -> Tenso
     x_1, x_2, y_1, y_2 = x[:n], x[n : 2 * n], y[:n], y[n : 2 * n]
     left, right = torch.stack([x_1, x_1, x_2, x_2, x_1, y_1]), torch.stack([y_1, y_2, y_1, y_2, x_2, y_2])
     transport = SamplesLoss("sinkhorn", p=2, blur=blur, diameter=diameter, debias=False, backend="tensorized")
-    costs = 2 * transport(left, right)  # as in `sinkhorn`
+    costs = 2 * transport(left, right)  # geomloss moves mass at |x - y|^2 / 2, with weight blur^2 on the KL term
     return costs[:4].mean() - costs[4:].sum() / 2

@@ -37,14 +37,6 @@ class Model(nn.Module):
         return q_z_given_x, z, self.decoder.log_prob(x, z)
 
 
-class PixelModel(nn.Module):
-    """The baseline whose code is the image: q(z|x) has all its mass at x, flattened."""
-
-    def encoder(self, x: Tensor) -> Gaussian:
-        """Return the pixels (n, H * W) as means, with standard deviation 0."""
-        return Gaussian(x.flatten(1), torch.zeros_like(x.flatten(1)))
-
-
 def build_model(config: RunConfig, image_shape: tuple[int, int]) -> Model:
     """Build the model of a run, with weights drawn from torch's global generator.
 

@@ -40,6 +40,11 @@ class Gaussian(NamedTuple):
         standardized = (z - self.mu) / self.std
         return (-0.5 * standardized.square() - self.std.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
 
+    def quantile(self, uniforms: Tensor) -> Tensor:
+        """Return the inverse distribution function of uniforms, shape (n, latent_dim); finite at 0 and 1 too."""
+        eps = torch.finfo(uniforms.dtype).eps
+        return self.mu + self.std * torch.special.ndtri(uniforms.flatten(1).clamp(eps, 1 - eps))
+
     def kl(self) -> Tensor:
         """Return KL(q(z|x) || N(0, I)) in nats, shape (n,)."""
         return (0.5 * (self.mu.square() + self.std.square() - 1) - self.std.log()).sum(-1)
@@ -147,10 +152,7 @@ class GaussianDecoder(Decoder):
 
     def sample(self, z: Tensor, uniforms: Tensor) -> Tensor:
         """Draw grey images (n, 1, H, W) by the inverse distribution function, clipped to [0, 1]."""
-        eps = torch.finfo(uniforms.dtype).eps  # a uniform of exactly 0 would be minus infinity
-        mean, std = self(None, z)
-        x = mean + std * torch.special.ndtri(uniforms.flatten(1).clamp(eps, 1 - eps))
-        return x.clamp(0, 1).view(uniforms.shape)
+        return self(None, z).quantile(uniforms).clamp(0, 1).view(uniforms.shape)
 
 
 class Float32Linear(nn.Linear):
@@ -246,7 +248,7 @@ def conv_encoder(latent_dim: int, image_shape: tuple[int, int], width: int, batc
     Convolutions to `width` and 2 `width` maps, a dense layer of 8 `width`; each with leaky ReLU, after batch
     normalisation if asked for. The authors' encoder is that of width 64 with batch normalisation.
     """
-    height, width_ = _quarter(image_shape)
+    height, width_ = quarter(image_shape)
 
     def layer(linear: nn.Module, norm: nn.Module) -> tuple[nn.Module, ...]:
         return linear, *((norm,) if batch_norm else ()), nn.LeakyReLU(LEAK, inplace=True)
@@ -280,7 +282,7 @@ def spread_means(encoder: Encoder, x: Tensor) -> None:
 
 def conv_decoder(latent_dim: int, image_shape: tuple[int, int], n_outputs: int) -> nn.Sequential:
     """Return the body of a convolutional decoder: codes (n, latent_dim) to (n, n_outputs, H, W)."""
-    height, width = _quarter(image_shape)
+    height, width = quarter(image_shape)
     return nn.Sequential(
         *(nn.Linear(latent_dim, height * width * 64), nn.ReLU(inplace=True), ChannelsLastUnflatten(height, width)),
         *(nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1), nn.ReLU(inplace=True)),
@@ -299,7 +301,8 @@ def dense_decoder(latent_dim: int, image_shape: tuple[int, int], n_outputs: int)
     return nn.Sequential(*mlp([latent_dim, 512, 512, math.prod(shape)]), nn.Unflatten(1, shape))
 
 
-def _quarter(image_shape: tuple[int, int]) -> tuple[int, int]:
+def quarter(image_shape: tuple[int, int]) -> tuple[int, int]:
+    """Return a quarter of both sides; ValueError where 4 does not divide them."""
     if any(size % 4 for size in image_shape):
-        raise ValueError(f"convolutional networks need image sides divisible by 4, got {image_shape}")
+        raise ValueError(f"convolutions, and maps of shifts, need image sides divisible by 4, got {image_shape}")
     return image_shape[0] // 4, image_shape[1] // 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -121,8 +122,8 @@ def make_divergence(config: RunConfig, device: torch.device) -> Divergence:
     """Return D(q(z)||p(z)) as the configuration names it; an adversarial one trains its critic at each call."""
     if config.divergence in ("jensen", "wasserstein", "chi2"):
         return Adversary(config, device)
-    makers = {"none": _none, "mmd": _mmd, "stein": _stein, "kl": _kl, "sinkhorn": _sinkhorn}
-    return {**makers, "sliced_wasserstein": _sliced_wasserstein}[config.divergence](config)
+    functions = {"none": _none, "mmd": _mmd, "stein": _stein, "kl": _kl, "sinkhorn": _sinkhorn}
+    return partial({**functions, "sliced_wasserstein": _sliced_wasserstein}[config.divergence], config)
 
 
 class Adversary(nn.Module):
@@ -168,44 +169,32 @@ class Adversary(nn.Module):
         return adversarial.jensen_code_loss(self.critic(z), saturating=self.config.saturating)
 
 
-def _none(config: RunConfig) -> Divergence:
-    return lambda z, q_z_given_x, generator: z.new_zeros(())
+def _none(config: RunConfig, z: Tensor, q_z_given_x: Gaussian, generator: torch.Generator) -> Tensor:
+    return z.new_zeros(())
 
 
-def _mmd(config: RunConfig) -> Divergence:
-    def squared_mmd(z: Tensor, q_z_given_x: Gaussian, generator: torch.Generator) -> Tensor:
-        prior = torch.randn(config.n_prior_draws, z.shape[1], generator=generator, device=z.device)
-        kernel = divergences.make_kernel(config.kernel, config.latent_dim, config.bandwidth, reference=prior)
-        return divergences.squared_mmd(z, prior, kernel, unbiased=False)
-
-    return squared_mmd
+def _mmd(config: RunConfig, z: Tensor, q_z_given_x: Gaussian, generator: torch.Generator) -> Tensor:
+    prior = torch.randn(config.n_prior_draws, z.shape[1], generator=generator, device=z.device)
+    kernel = divergences.make_kernel(config.kernel, config.latent_dim, config.bandwidth, reference=prior)
+    return divergences.squared_mmd(z, prior, kernel, unbiased=False)
 
 
-def _stein(config: RunConfig) -> Divergence:
-    return lambda z, q_z_given_x, generator: divergences.stein_loss(
-        z, config.stein_bandwidth, config.stein_include_self
-    )
+def _stein(config: RunConfig, z: Tensor, q_z_given_x: Gaussian, generator: torch.Generator) -> Tensor:
+    return divergences.stein_loss(z, config.stein_bandwidth, config.stein_include_self)
 
 
-def _kl(config: RunConfig) -> Divergence:
-    return lambda z, q_z_given_x, generator: divergences.kl_aggregate_minibatch(z, q_z_given_x.mu, q_z_given_x.std)
+def _kl(config: RunConfig, z: Tensor, q_z_given_x: Gaussian, generator: torch.Generator) -> Tensor:
+    return divergences.kl_aggregate_minibatch(z, q_z_given_x.mu, q_z_given_x.std)
 
 
-def _sinkhorn(config: RunConfig) -> Divergence:
+def _sinkhorn(config: RunConfig, z: Tensor, q_z_given_x: Gaussian, generator: torch.Generator) -> Tensor:
     # of the prior and of codes about as wide; given, so that the solver need not wait for the device to measure it
     diameter = 4 * (math.sqrt(config.latent_dim) + 2)
-
-    def sinkhorn(z: Tensor, q_z_given_x: Gaussian, generator: torch.Generator) -> Tensor:
-        return divergences.sinkhorn_energy(z, _draw_prior(z, generator), config.sinkhorn_blur, diameter)
-
-    return sinkhorn
+    return divergences.sinkhorn_energy(z, _draw_prior(z, generator), config.sinkhorn_blur, diameter)
 
 
-def _sliced_wasserstein(config: RunConfig) -> Divergence:
-    def sliced_wasserstein(z: Tensor, q_z_given_x: Gaussian, generator: torch.Generator) -> Tensor:
-        return divergences.sliced_wasserstein(z, _draw_prior(z, generator), config.n_projections, generator)
-
-    return sliced_wasserstein
+def _sliced_wasserstein(config: RunConfig, z: Tensor, q_z_given_x: Gaussian, generator: torch.Generator) -> Tensor:
+    return divergences.sliced_wasserstein(z, _draw_prior(z, generator), config.n_projections, generator)
 
 
 def _draw_prior(z: Tensor, generator: torch.Generator) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from infovae.networks import Decoder, Float32Linear, dtype_of
+from infovae.networks import Decoder, Float32Linear, dtype_of, quarter
 
 
 class PixelCNN(Decoder):
@@ -28,7 +28,7 @@ class PixelCNN(Decoder):
         0 for a decoder that is not conditioned on anything; z is then (n, 0).
     receptive_radius : int
         The pixel (i, j) sees, in the rows i - radius to i - 1, the columns j - radius - n_layers to j + radius, and in
-        its own row the columns j - radius to j - 1: `context_pixels(radius, n_layers)` in all. The first layer's window
+        its own row the columns j - radius to j - 1: radius (2 radius + 2 + n_layers) in all. The first layer's window
         reaches radius - n_layers pixels far; every further layer adds one.
     map_shape : (height, width) of the images, both divisible by 4, for a z that shifts every place by itself: a map of
         a quarter of the image's sides, each value for 4 x 4 pixels. None: one shift for all places, as in the paper.
@@ -58,9 +58,7 @@ class PixelCNN(Decoder):
         self.horizontal = nn.ModuleList(  # type: ignore[assignment]
             nn.Conv2d(c, c, (1, 2), padding=(0, 1)) for _ in range(n_layers)
         )
-        if map_shape and any(size % 4 for size in map_shape):
-            raise ValueError(f"a map of shifts needs image sides divisible by 4, got {map_shape}")
-        self.map_size = (map_shape[0] // 4, map_shape[1] // 4) if map_shape else (1, 1)
+        self.map_size = quarter(map_shape) if map_shape and latent_dim else (1, 1)
         n_shifts = 2 * (n_layers + 1) * c * self.map_size[0] * self.map_size[1]
         self.from_z = Float32Linear(latent_dim, n_shifts, bias=False) if latent_dim else None
         self.to_logit = nn.Conv2d(c, 1, 1)
@@ -171,8 +169,3 @@ def _add_and_relu_(activations: Tensor, shift: Tensor) -> Tensor:
 
 def _bias(conv: nn.Conv2d) -> Tensor:
     return conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
-
-
-def context_pixels(receptive_radius: int, n_layers: int) -> int:
-    """Return how many pixels a pixel away from the border is conditioned on."""
-    return receptive_radius * (2 * receptive_radius + 1 + n_layers) + receptive_radius

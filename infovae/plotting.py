@@ -224,7 +224,7 @@ def draw_history(ax: Axes, history: pd.DataFrame, metric: str, **style: Any) -> 
 
 
 def draw_digits(ax: Axes, images: np.ndarray, title: str, n_columns: int = 10) -> None:
-    """Draw up to 100 images (n, 1, H, W) in [0, 1] in rows of `n_columns`, dark on white."""
+    """Draw images (n, 1, H, W) in [0, 1], dark on white, in at most `n_columns` rows of `n_columns`."""
     n = min(len(images), n_columns**2) // n_columns * n_columns or len(images)
     tiles = np.pad(images[:n, 0], ((0, 0), (1, 1), (1, 1)))  # a frame keeps neighbours apart
     rows = [np.concatenate(list(tiles[i : i + n_columns]), axis=1) for i in range(0, n, n_columns)]
@@ -310,11 +310,6 @@ def join(words: Iterable[str]) -> str:
     """Return words as a sentence lists them: "a, b and c"."""
     *first, last = list(words) or ["nothing"]
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def names(runs: pd.DataFrame) -> str:
-    """Return the names of the objectives, as a sentence lists them."""
-    return join(objective_name(name) for name, _ in by_objective(runs))
 
 
 def count(things: Any, name: str) -> str:

@@ -58,15 +58,13 @@ def posterior_metrics(encoder: Encoder, decoder: Decoder, z_max: float = 10.0, n
 
 
 @torch.no_grad()
-def posterior_densities(
-    encoder: Encoder, decoder: Decoder, z_max: float = 10.0, n_grid: int = 1001
-) -> dict[str, Tensor]:
+def posterior_densities(encoder: Encoder, decoder: Decoder) -> dict[str, Tensor]:
     """Return the densities for a figure: `z` (m,), `q_z_given_x` and `p_z_given_x` (2, m), `q_z` and `p_z` (m,).
 
     The grid covers [-5, 5] and every q(z|x), however narrow and wherever it is.
     """
     decoder, q = _in_float64(encoder, decoder)
-    fine = _grid(q, z_max, n_grid, N_STDS, n_grid // 5)
+    fine = _grid(q, 10.0, 1001, N_STDS, 200)
     z = _grid(q, PLOT_LIMIT, PLOT_POINTS, 5.0, 101)
     log, _ = _log_densities(decoder, q, z, fine)
     return {"z": z} | {name: log_density.exp() for name, log_density in log.items()}

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Literal, NamedTuple, ParamSpec, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from infovae import divergences
 from infovae.config import RunConfig
-from infovae.data import ImageData, observe, static_binarization
+from infovae.data import Batches, ImageData, observe, static_binarization
 from infovae.evaluation import WATCH_SEED_OFFSET, encode, latent
 from infovae.model import Model, build_model
 from infovae.networks import cast_weights, spread_means
@@ -34,22 +34,12 @@ class TrainingDiverged(RuntimeError):
     """A loss that is no longer finite."""
 
 
-class Trained(NamedTuple):
-    """A trained model, its history (one row per logged step) and the seconds that training took."""
-
-    model: Model
-    history: list[dict[str, float]]
-    train_seconds: float
-
-
-P = ParamSpec("P")
-T = TypeVar("T")
 Progress = Callable[[int, float], None]
 """Called at each logged step with the number of steps done and the loss in nats per image."""
 
 
-def train(config: RunConfig, data: ImageData, device: torch.device, progress: Progress | None = None) -> Trained:
-    """Train the model of `config` from its first step to its last.
+def train(config: RunConfig, data: ImageData, device: torch.device, progress: Progress | None = None) -> Training:
+    """Train the model of `config` from its first step to its last; it is returned in evaluation mode, with its history.
 
     The result depends on the configuration, the data and the kind of device alone: on the CPU it is computed by one
     thread, whatever else runs beside it.
@@ -61,7 +51,8 @@ def train(config: RunConfig, data: ImageData, device: torch.device, progress: Pr
     """
     run = Training(config, data, device)
     run.advance(config.steps, progress)
-    return Trained(run.model.eval(), run.history, run.seconds)
+    run.model.eval()
+    return run
 
 
 class Training:
@@ -81,9 +72,9 @@ class Training:
         validation = data.validation_images[:N_MEASURED].to(device)
         self.validation = observe(validation, config.binarization, self.own_generator)
         self.model = build_model(config, (images.shape[1], images.shape[2])).to(device)
-        if config.encoder_norm == "spread":
+        if config.encoder_norm == "spread" and config.latent_dim:
             spread_means(self.model.encoder, observe(images[:N_VALIDATION], config.binarization, self.own_generator))
-        self.forward: nn.Module = as_asked(self.model)  # type: ignore[assignment]
+        self.forward: nn.Module = torch.compile(self.model) if compiles() else self.model  # type: ignore[assignment]
         self.precision = choose_precision(config, device)
         self.divergence, self.choose_lambda = make_divergence(config, device), make_lambda(config, device)
         self.optimizer = make_optimizer(config, self.model)
@@ -139,26 +130,6 @@ class Training:
         bound = (log_p - q_z_given_x.kl()).mean().item()
         if not math.isfinite(bound):
             raise TrainingDiverged(f"the bound on log p(x) is {bound} after step {self.step} of {self.config.steps}")
-
-
-class Batches:
-    """Batches of images without end, each epoch in a fresh order, without leaving the device.
-
-    Images that do not fill a batch are left out of that epoch.
-    """
-
-    def __init__(self, images: Tensor, batch_size: int, generator: torch.Generator) -> None:
-        self.images, self.generator = images, generator
-        self.size = min(batch_size, len(images))
-        self.order, self.first = torch.empty(0, dtype=torch.long, device=images.device), len(images)
-
-    def draw(self) -> Tensor:
-        """Return the next batch, (size, H, W)."""
-        n = len(self.images)
-        if self.first + self.size > n:
-            self.order, self.first = torch.randperm(n, generator=self.generator, device=self.images.device), 0
-        self.first += self.size
-        return self.images[self.order[self.first - self.size : self.first]]
 
 
 def training_images(config: RunConfig, data: ImageData) -> Tensor:
@@ -235,16 +206,11 @@ def choose_precision(config: RunConfig, device: torch.device) -> Literal["float3
     return "bfloat16" if flags.get("avx512_bf16") or flags.get("amx_bf16") else "float32"
 
 
-def as_asked(function: Callable[P, T]) -> Callable[P, T]:
-    """Return the function, through torch.compile where INFOVAE_COMPILE=1 asks for it.
+def compiles() -> bool:
+    """Return whether INFOVAE_COMPILE asks for torch.compile; ParameterError for other values than 0 and 1.
 
     Like the choice of the device it changes speed and rounding, and is no part of a run's identity.
     """
-    return torch.compile(function) if compiles() else function
-
-
-def compiles() -> bool:
-    """Return whether INFOVAE_COMPILE asks for torch.compile; ParameterError for other values than 0 and 1."""
     asked = os.environ.get("INFOVAE_COMPILE", "")
     if asked not in ("", "0", "1"):
         raise ParameterError(f"INFOVAE_COMPILE must be 0 or 1, got {shorten(asked)}")

@@ -46,7 +46,7 @@ AUTHORS_STEPS_ELSEWHERE = 40_000
 
 RUN_COLUMNS = (
     "run_id", "status", "seed", "dataset", "objective", "alpha", "lambda_", "latent_dim", "n_train", "binarization",
-    "decoder", "decoder_min_std", "receptive_radius", "encoder_norm", "steps",
+    "decoder", "decoder_min_std", "receptive_radius", "pixelcnn_layers", "encoder_norm", "steps",
 )  # fmt: skip
 """Columns of a run that claims select by; all others are metrics."""
 
@@ -186,7 +186,7 @@ def _partly(claim: Claim, effects: Effects) -> str:
         return ""
     column, named = claim.over
     measured = sorted(set(effects.index.get_level_values(column)))
-    if set(named) <= set(measured) and len(measured) > 1:
+    if set(named) <= set(measured) and (named or len(measured) > 1):
         return ""
     return ", ".join(WORDS[column].format(value) for value in measured)
 

@@ -126,11 +126,11 @@ def evaluate(
     from safetensors.torch import load
 
     from infovae import evaluation as evaluations
-    from infovae.model import PixelModel, build_model
+    from infovae.model import build_model
 
     device = _worker_device()
     if isinstance(config, PixelConfig):
-        return evaluations.evaluate(evaluation, config, PixelModel(), data, device)
+        return evaluations.evaluate(evaluation, config, None, data, device)
     model = build_model(config, tuple(data.train_images.shape[1:])).to(device)  # type: ignore[arg-type]
     try:
         model.load_state_dict(load(weights))

@@ -10,12 +10,12 @@ from torch import Tensor
 from infovae import checkpoint, worker
 from infovae.config import OBJECTIVES, RunConfig
 from infovae.data import ImageData, load
-from infovae.training import Trained, Training, train
+from infovae.training import Training, train
 
 CPU = torch.device("cpu")
 
 
-def interrupted(config: RunConfig, data: ImageData, *stops: int) -> Trained:
+def interrupted(config: RunConfig, data: ImageData, *stops: int) -> Training:
     """Train in pieces, each in a new `Training` that knows of the last one nothing but its bytes."""
     state = None
     for until in (*stops, config.steps):
@@ -25,10 +25,11 @@ def interrupted(config: RunConfig, data: ImageData, *stops: int) -> Trained:
         torch.rand(3)  # what else happens in the process must not matter
         run.advance(until)
         state = checkpoint.to_bytes(run)
-    return Trained(run.model.eval(), run.history, run.seconds)
+    run.model.eval()
+    return run
 
 
-def require_equal(first: Trained, second: Trained) -> None:
+def require_equal(first: Training, second: Training) -> None:
     """Compare everything but the seconds."""
     drop = lambda history: [{k: repr(v) for k, v in row.items() if k != "seconds"} for row in history]  # noqa: E731
     assert drop(first.history) == drop(second.history)

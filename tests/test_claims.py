@@ -14,6 +14,7 @@ from infovae import authors
 from infovae.claims import CLAIMS, ledger
 from infovae.config import OBJECTIVES
 from infovae.experiments import MODULES
+from infovae.gated_pixelcnn import GatedPixelCNN
 from infovae.intervals import half_width, holm, p_value
 from infovae.report import show_claims
 from infovae.verdicts import _may_come, add_course, judge
@@ -207,6 +208,19 @@ def test_what_one_radius_refutes_is_refuted_for_that_radius() -> None:
     row = judge(CLAIMS["vae_ignores_z"], runs)
     assert (row["verdict"], row["measured_in"]) == ("not reproduced", "radius 8")
     assert "not reproduced for radius 8 |" in show_claims(ledger({"latent_usage": runs})).data
+
+
+def test_the_radius_of_a_gated_pixelcnn_follows_from_its_layers() -> None:
+    runs = runs_of({"objective": "elbo", "receptive_radius": 12})
+    runs = runs.assign(decoder="gated_pixelcnn", pixelcnn_layers=4, mutual_information=[1.5, 1.6, 1.7])
+    radius = GatedPixelCNN(2, 4, n_layers=4).receptive_radius
+    assert judge(CLAIMS["vae_ignores_z"], runs)["measured_in"] == f"radius {radius}" == "radius 6"
+
+
+def test_a_statement_about_one_condition_is_whole_where_that_was_run() -> None:
+    runs = runs_of({"objective": "elbo", "receptive_radius": 28}).assign(mutual_information=[0.03, 0.04, 0.05])
+    row = judge(CLAIMS["vae_ignores_z"], runs)
+    assert (row["verdict"], row["measured_in"]) == ("reproduced", "")
 
 
 def test_nothing_is_judged_on_images_of_ones_own() -> None:

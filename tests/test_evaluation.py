@@ -24,7 +24,7 @@ from infovae.evaluation import evaluate, require_labels
 from infovae.evaluation.images import encode, in_batches, see
 from infovae.evaluation.latent import PLANE
 from infovae.evaluation.samples import CLASSIFIER_METRICS, Classifier, expected_pixels, sharpness
-from infovae.model import Model, PixelModel, build_model
+from infovae.model import Model, build_model
 from infovae.networks import Encoder, Gaussian, IndependentDecoder
 from infovae.refusals import ParameterError
 
@@ -83,7 +83,7 @@ def test_draws_of_an_empty_code_are_at_chance_and_pixels_are_not(digits: ImageDa
     evaluation = SemiSupervisedEvaluation(n_labels=100, n_draws=1, n_unlabelled=0)
     empty, _ = evaluate(evaluation, tiny(), empty_model(), digits, CPU)
     assert empty["svm_error_sampled"] == pytest.approx(0.9, abs=0.06)
-    pixels, _ = evaluate(evaluation, PixelConfig(dataset="digits", n_train=1000), PixelModel(), digits, CPU)
+    pixels, _ = evaluate(evaluation, PixelConfig(dataset="digits", n_train=1000), None, digits, CPU)
     assert pixels["svm_error"] == pixels["svm_error_sampled"] < 0.4
 
 
@@ -287,7 +287,7 @@ def test_a_function_in_batches_is_the_function() -> None:
 def test_pixels_have_neither_code_nor_samples(digits: ImageData) -> None:
     for evaluation in (LATENT, SampleEvaluation()):
         with pytest.raises(TypeError, match="needs a trained model"):
-            evaluate(evaluation, PixelConfig(dataset="digits", n_train=100), PixelModel(), digits, CPU)
+            evaluate(evaluation, PixelConfig(dataset="digits", n_train=100), None, digits, CPU)
 
 
 def test_encoding_in_batches_is_encoding(digits: ImageData) -> None:

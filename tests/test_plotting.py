@@ -172,6 +172,16 @@ def test_numbers_beside_the_authors_are_those_of_the_headline() -> None:
     assert "authors" not in cells["VAE"]  # what theirs is called ELBO is another
 
 
+def test_without_labels_the_plane_speaks_of_no_class() -> None:
+    runs = made_up("divergence_comparison").query("latent_dim == 2")
+    arrays = [made_up_arrays(run) for run in runs.to_dict("records")]
+    labelled = divergence_comparison.plot_latent_plane(runs, arrays)
+    bare = [{**kept, "labels": np.full(len(kept["z"]), -1)} for kept in arrays]
+    unlabelled = divergence_comparison.plot_latent_plane(runs, bare)
+    assert "classes" in labelled.caption and "classes" not in unlabelled.caption
+    assert len(labelled.axes) == len(unlabelled.axes) + 1  # the colour bar
+
+
 def test_toys_code_points_the_same_way_in_every_panel() -> None:
     runs = made_up("amortized_inference")
     arrays = [made_up_arrays(run) for run in runs.to_dict("records")]  # q(z|x = +1) around -1

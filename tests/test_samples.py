@@ -1,7 +1,6 @@
 """The numbers on samples against closed forms, and the classifier against images whose classes are known."""
 
 import math
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -275,15 +274,6 @@ def test_learning_rate_is_one_cycle() -> None:
     assert max(factors) == pytest.approx(1, abs=0.01)
     assert 0 < factors[-1] < factors[0] < 0.01
     assert np.mean(factors) == pytest.approx(0.5, abs=1e-3)
-
-
-def test_batches_are_epochs_without_repetition() -> None:
-    rows = list(samples._batches(10, 4, 5, generator()))
-    assert [len(batch) for batch in rows] == [4] * 5
-    for epoch in (rows[:2], rows[2:4]):
-        assert Counter(torch.cat(epoch).tolist()).most_common(1)[0][1] == 1
-    assert not torch.equal(rows[0], rows[2])
-    assert [len(batch) for batch in samples._batches(3, 4, 2, generator())] == [3, 3]
 
 
 def test_windows_are_shifts_by_one_pixel_and_tiny_images_stay() -> None:

@@ -23,7 +23,6 @@ from infovae.evaluation.semi_supervised import (
     peeking_errors,
     semi_supervised_errors,
     svm_error,
-    transductive_svm_error,
 )
 
 SETTINGS = SvmSettings(penalty=10.0, gamma=0.3)
@@ -132,7 +131,7 @@ def test_predictions_do_not_read_test_labels() -> None:
     train = identity_code(labels, 0.5, 0)
     # the fractions predicted as class k, each seen through test labels that are all k, add up to one
     svm = [1 - chosen_svm_error(train, labels, test, np.full(100, k)) for k in range(10)]
-    tsvm = [1 - transductive_svm_error(train, labels, test, test, np.full(100, k), SETTINGS) for k in range(10)]
+    tsvm = [1 - svm_error(train, labels, test, np.full(100, k), SETTINGS, test) for k in range(10)]
     assert sum(svm) == pytest.approx(1)
     assert sum(tsvm) == pytest.approx(1)
 
@@ -194,7 +193,7 @@ def test_unlabelled_points_move_the_boundary_into_the_gap() -> None:
     points = np.concatenate([np.linspace(-3, 0.8, 100), np.linspace(1.2, 3, 100)])[:, None]
     classes = (points[:, 0] > 1).astype(np.int64)
     assert svm_error(labelled, labels, points, classes, SETTINGS) > 0.05
-    assert transductive_svm_error(labelled, labels, points, points, classes, SETTINGS) == 0
+    assert svm_error(labelled, labels, points, classes, SETTINGS, points) == 0
 
 
 def test_unlabelled_points_help_on_two_moons_and_on_digits() -> None:
@@ -208,7 +207,7 @@ def test_unlabelled_points_help_on_two_moons_and_on_digits() -> None:
         errors.append(
             (
                 svm_error(*few, x[400:], y[400:], moons),
-                transductive_svm_error(*few, unlabelled, x[400:], y[400:], moons),
+                svm_error(*few, x[400:], y[400:], moons, unlabelled),
             )
         )
     svm, tsvm = np.mean(errors, axis=0)
@@ -232,10 +231,10 @@ def test_without_unlabelled_points_or_weight_it_is_the_plain_machine(monkeypatch
     labels, test_labels = balanced_labels(5), balanced_labels(100)
     train, test = identity_code(labels, 0.5, 0), identity_code(test_labels, 0.5, 1)
     svm = svm_error(train, labels, test, test_labels, SETTINGS)
-    assert transductive_svm_error(train, labels, test[:0], test, test_labels, SETTINGS) == svm
-    assert transductive_svm_error(train, labels, test, test, test_labels, SETTINGS) != svm
+    assert svm_error(train, labels, test, test_labels, SETTINGS, test[:0]) == svm
+    assert svm_error(train, labels, test, test_labels, SETTINGS, test) != svm
     monkeypatch.setattr(semi_supervised, "UNLABELLED_WEIGHTS", (1e-9,))
-    assert transductive_svm_error(train, labels, test, test, test_labels, SETTINGS) == pytest.approx(svm, abs=0.005)
+    assert svm_error(train, labels, test, test_labels, SETTINGS, test) == pytest.approx(svm, abs=0.005)
 
 
 @given(st.lists(st.floats(-3, 3), min_size=1, max_size=30, unique_by=abs), st.data())
@@ -290,13 +289,13 @@ def test_mean_and_spread_are_over_draws_that_do_not_depend_on_their_number() -> 
 
 
 def test_unlabelled_points_are_none_of_the_labelled_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+    seen: list[tuple[list[float], list[float]]] = []
 
-    def spy(labelled: Array, labels: Labels, unlabelled: Array, *others: Any) -> float:
-        seen.append((labelled[:, 0].tolist(), unlabelled[:, 0].tolist()))
+    def spy(labelled: Array, labels: Labels, test: Array, test_labels: Labels, *others: Any) -> float:
+        seen.extend((labelled[:, 0].tolist(), unlabelled[:, 0].tolist()) for unlabelled in others[1:])
         return 0.0
 
-    monkeypatch.setattr(semi_supervised, "transductive_svm_error", spy)
+    monkeypatch.setattr(semi_supervised, "svm_error", spy)
     labels = balanced_labels(10)
     pool = np.arange(100.0)[:, None]
     for n_unlabelled in (30, 1000):

@@ -10,14 +10,13 @@ from safetensors.torch import load, save
 
 from infovae import data
 from infovae.config import OBJECTIVES, LatentEvaluation, RunConfig
-from infovae.data import ImageData
+from infovae.data import Batches, ImageData
 from infovae.evaluation import evaluate
 from infovae.model import build_model
 from infovae.objective import lambda_at
 from infovae.quadrature import posterior_metrics
 from infovae.training import (
     N_LOGGED,
-    Batches,
     Training,
     TrainingDiverged,
     choose_device,
@@ -54,6 +53,14 @@ def test_training_learns_more_than_the_pixels_frequencies(decoder: str, digits: 
     p = (digits.train_images.float() / 255).mean(0).clamp(1e-3, 1 - 1e-3)
     independent = -(p * p.log() + (1 - p) * (1 - p).log()).sum().item()  # best code-free, pixel-wise model, nats
     assert train(config, digits, CPU).history[-1]["nll"] < independent
+
+
+@pytest.mark.parametrize("changes", [{"encoder_norm": "spread"}, {"conditioning": "spatial"}])
+def test_a_decoder_without_a_code_trains_as_without_what_concerns_the_code(
+    changes: dict[str, str], digits: ImageData
+) -> None:
+    plain, changed = (train(tiny(objective="unconditional", steps=3, **more), digits, CPU) for more in ({}, changes))
+    assert logged(plain.history, "nll") == logged(changed.history, "nll")
 
 
 def test_history_is_logged_evenly_and_ends_at_the_last_step(digits: ImageData) -> None:
@@ -187,6 +194,10 @@ def test_batches_visit_every_image_once_per_epoch() -> None:
     seen = torch.cat([batches.draw() for _ in range(4)]).flatten().tolist()
     assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
     assert seen[:10] != seen[10:]
+    for size, n_batches in ((4, 2), (99, 1)):  # what does not fill a batch is left out; there is one batch at least
+        some = Batches(images, size, torch.Generator().manual_seed(0))
+        epoch = torch.cat([some.draw() for _ in range(n_batches)]).flatten().tolist()
+        assert len(epoch) == len(set(epoch)) == n_batches * min(size, 10)
 
 
 def test_learning_rate_decays_to_zero_over_the_second_half() -> None:

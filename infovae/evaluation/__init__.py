@@ -1,4 +1,7 @@
-"""One module per kind of reported number, its recipe in it; `evaluate` applies one of them to a trained model."""
+"""One module per kind of reported number, its recipe in it; `evaluate` applies one of them to a trained model.
+
+The exact posterior of a one-dimensional code has no recipe of its own: see `quadrature`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from infovae.config import (
 )
 from infovae.data import ImageData
 from infovae.evaluation.images import Evaluated, encode
-from infovae.model import Model, PixelModel
+from infovae.model import Model
 from infovae.refusals import ParameterError
 
 __all__ = ["Evaluated", "encode", "evaluate", "require_labels"]
@@ -39,7 +42,7 @@ def require_labels(evaluation: Evaluation, config: RunConfig | PixelConfig, data
 def evaluate(
     evaluation: Evaluation,
     config: RunConfig | PixelConfig,
-    model: Model | PixelModel,
+    model: Model | None,
     data: ImageData,
     device: torch.device,
     classifier: bytes | None = None,
@@ -48,21 +51,27 @@ def evaluate(
 
     Parameters
     ----------
+    model : None for the pixel baseline.
     classifier : weights of the classifier that a `SampleEvaluation` names.
 
     Returns
     -------
     Metrics by name, and arrays by name for the figures.
     """
-    from infovae.evaluation import latent, likelihood, posterior, samples, semi_supervised
+    from infovae.evaluation import latent, likelihood, samples, semi_supervised
+    from infovae.quadrature import posterior_densities, posterior_metrics
 
     generator = torch.Generator(device).manual_seed(config.seed + SEED_OFFSET)
     if isinstance(evaluation, SemiSupervisedEvaluation):
         return semi_supervised.evaluate(evaluation, config, model, data, generator)
-    if isinstance(config, PixelConfig) or isinstance(model, PixelModel):
+    if isinstance(config, PixelConfig) or model is None:
         raise TypeError(f"{type(evaluation).__name__} needs a trained model, the pixel baseline has none")
     if isinstance(evaluation, PosteriorEvaluation):
-        return posterior.evaluate(evaluation, model)
+        if model.latent_dim != 1:
+            raise ValueError(f"the exact posterior needs a code of 1 dimension, got latent_dim={model.latent_dim}")
+        metrics = posterior_metrics(model.encoder, model.decoder, evaluation.z_max, evaluation.n_grid)
+        densities = posterior_densities(model.encoder, model.decoder)
+        return metrics, {name: density.float().numpy() for name, density in densities.items()}
     if isinstance(evaluation, LatentEvaluation):
         return latent.evaluate(evaluation, config, model, data, generator)
     if isinstance(evaluation, LikelihoodEvaluation):

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from infovae.config import PixelConfig, RunConfig
 from infovae.data import ImageData, observe, static_binarization
-from infovae.model import Model, PixelModel
+from infovae.model import Model
 from infovae.networks import Gaussian
 
 Evaluated = tuple[dict[str, Any], dict[str, Any]]
@@ -36,12 +36,7 @@ def see(
     return observe(images[rows].to(generator.device), binarization, generator)
 
 
-def is_grey(config: RunConfig | PixelConfig) -> bool:
-    """Return whether the run is a model of grey images."""
-    return getattr(config, "binarization", "dynamic") == "none"
-
-
-def encode(model: Model | PixelModel, x: Tensor, batch_size: int = 250, batch_statistics: bool = False) -> Gaussian:
+def encode(model: Model, x: Tensor, batch_size: int = 250, batch_statistics: bool = False) -> Gaussian:
     """Return q(z|x) for images (n, 1, H, W), in batches.
 
     Parameters
@@ -50,7 +45,7 @@ def encode(model: Model | PixelModel, x: Tensor, batch_size: int = 250, batch_st
         model is not changed.
     """
     encoder = model.encoder
-    if batch_statistics and isinstance(encoder, nn.Module):
+    if batch_statistics:
         encoder = copy.deepcopy(encoder).train()
     parts = [encoder(batch) for batch in x.split(batch_size)]
     return Gaussian(torch.cat([q.mu for q in parts]), torch.cat([q.std for q in parts]))

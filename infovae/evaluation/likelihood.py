@@ -101,7 +101,7 @@ def evaluate(
 
 
 def _std_error(values: Tensor) -> float:
-    return float(values.std() / len(values) ** 0.5)
+    return float(values.std() / len(values) ** 0.5) if len(values) > 1 else math.nan
 
 
 class LikelihoodEstimate(NamedTuple):

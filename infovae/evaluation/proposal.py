@@ -17,7 +17,7 @@ from infovae.networks import Decoder, Gaussian
 
 DEGREES_OF_FREEDOM = 16
 """nu of `Proposal`. Where p(z|x) is Gaussian and fitted exactly, the tails cost 0.06 nats at K = 1 in 5 dimensions and
-0.4 in 20; at K = 10 no more than 0.01."""
+0.4 in 20; at K = 10 about 0.01."""
 LEARNING_RATE = 0.1
 """Adam's, for the location and the logarithm of the scales; it falls linearly to 0."""
 SMALLEST_START = 0.05

@@ -11,7 +11,7 @@ as real images are: pixel by pixel, on with the probability of their grey value.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infovae.config import RunConfig, SampleEvaluation
-from infovae.data import ImageData, binarize, observe
-from infovae.evaluation.images import Evaluated, in_batches, is_grey, see
+from infovae.data import Batches, ImageData, binarize, observe
+from infovae.evaluation.images import Evaluated, in_batches, see
 from infovae.model import Model
 from infovae.networks import Decoder, GaussianDecoder, IndependentDecoder
 
@@ -60,12 +60,12 @@ def evaluate(
     uniforms = torch.rand(n, 1, *data.test_images.shape[1:], generator=generator, device=device)
     generated = in_batches(model.decoder.sample, z, uniforms, size=AT_ONCE)
     means = in_batches(lambda x, z: expected_pixels(model.decoder, x, z), generated, z, size=AT_ONCE)
-    if is_grey(config):
+    if config.binarization == "none":
         generated = binarize((255 * generated).round().to(torch.uint8).squeeze(1), generator)
     metrics = dict.fromkeys(CLASSIFIER_METRICS, math.nan)
     if weights is not None:
         metrics = _judge(load_classifier(weights, data).to(device), generated, means, data, generator)
-    if isinstance(model.decoder, IndependentDecoder) and not is_grey(config):
+    if isinstance(model.decoder, IndependentDecoder):
         x = see(data, "test", config, generator, slice(n))
         codes = in_batches(lambda x: model.encoder(x).sample(generator), x, size=AT_ONCE)
         real = observe(data.test_images[:n], "none", generator)
@@ -128,7 +128,7 @@ def draw_pictures(config: RunConfig, model: Model, data: ImageData, device: torc
         "originals": originals,
         "reconstructions": model.decoder.sample(codes, uniforms[: len(codes)]),
     }
-    if not is_grey(config):
+    if config.binarization != "none":
         pictures = {name: images.to(torch.uint8) for name, images in pictures.items()}
     if isinstance(model.decoder, IndependentDecoder | GaussianDecoder):
         pictures["mean_samples"] = model.decoder.mean(z[:N_RECONSTRUCTED])
@@ -220,8 +220,9 @@ def train_classifier(
         classifier = Classifier((images.shape[1], images.shape[2]), int(labels.max()) + 1).to(device)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=learning_rate, fused=True)
     windows, labels = _shifted_windows(images.to(device)), labels.to(device)
-
-    for step, rows in enumerate(_batches(len(images), batch_size, steps, generator)):
+    batches = Batches(torch.arange(len(images), device=device), batch_size, generator)
+    for step in range(steps):
+        rows = batches.draw()
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * _one_cycle((step + 0.5) / steps)
         loss = F.cross_entropy(classifier(binarize(_draw_shifts(windows, rows, generator), generator)), labels[rows])
@@ -232,16 +233,6 @@ def train_classifier(
         if progress and (done == steps or done % math.ceil(steps / N_REPORTS) == 0):
             progress(done, loss.item())
     return classifier.eval()
-
-
-def _batches(n: int, batch_size: int, n_batches: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield rows of 0..n-1, each epoch in a fresh order; what does not fill a batch is left out of that epoch."""
-    size = min(batch_size, n)
-    per_epoch = n // size
-    for batch in range(n_batches):
-        if batch % per_epoch == 0:
-            rows = torch.randperm(n, generator=generator, device=generator.device).split(size)
-        yield rows[batch % per_epoch]
 
 
 def _shifted_windows(images: Tensor) -> Tensor:

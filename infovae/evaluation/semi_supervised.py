@@ -26,7 +26,8 @@ from torch import Tensor
 from infovae.config import PixelConfig, RunConfig, SemiSupervisedEvaluation
 from infovae.data import ImageData
 from infovae.evaluation.images import Evaluated, encode, see
-from infovae.model import Model, PixelModel
+from infovae.model import Model
+from infovae.networks import Gaussian
 
 Array = NDArray[np.floating[Any]]
 Labels = NDArray[np.int64]
@@ -51,7 +52,7 @@ _TEST_ROWS = 2000  # rows of the kernel matrix against test points held at once
 def evaluate(
     evaluation: SemiSupervisedEvaluation,
     config: RunConfig | PixelConfig,
-    model: Model | PixelModel,
+    model: Model | None,
     data: ImageData,
     generator: torch.Generator,
 ) -> Evaluated:
@@ -62,17 +63,17 @@ def evaluate(
     though the code holds nothing. `svm_error_authors` and `svm_error_rbf_sampled`: see `peeking_errors`.
     """
     n_pool = min(config.n_train, evaluation.n_pool)
-    pool = encode(model, see(data, "train", config, generator, slice(n_pool)))
-    test = encode(model, see(data, "test", config, generator))
+    x = see(data, "train", config, generator, slice(n_pool)), see(data, "test", config, generator)
     labels = data.train_labels[:n_pool].numpy(), data.test_labels.numpy()
     n_labels, draw_seeds = evaluation.n_labels, make_draw_seeds(config.seed, evaluation.n_draws)
 
     def features(of_pool: Tensor, of_test: Tensor) -> tuple[Array, Labels, Array, Labels]:
         return of_pool.cpu().numpy(), labels[0], of_test.cpu().numpy(), labels[1]
 
+    pool, test = (encode(model, part) if model else Gaussian(part.flatten(1), part.new_zeros(())) for part in x)
     means = features(pool.mu, test.mu)
     metrics = semi_supervised_errors(*means, n_labels, evaluation.n_unlabelled, draw_seeds)
-    if isinstance(model, PixelModel):  # pixels have one value, not a distribution
+    if model is None:  # pixels have one value, not a distribution
         sampled, of_sampled = means, metrics
     else:
         sampled = features(pool.sample(generator), test.sample(generator))
@@ -146,27 +147,19 @@ def choose_settings(features: Array, labels: Labels, seed: int) -> SvmSettings:
 
 
 def svm_error(
-    features: Array, labels: Labels, features_test: Array, labels_test: Labels, settings: SvmSettings
-) -> float:
-    """Return the test error of a support vector machine with an RBF kernel, trained on labelled points."""
-    _check(features_test, labels_test)
-    machine = _machine(settings.penalty).fit(_kernel(features, features, features, settings.gamma), labels)
-    return _error(machine, features_test, labels_test, features, features, settings.gamma)
-
-
-def transductive_svm_error(
     features: Array,
     labels: Labels,
-    features_unlabelled: Array,
     features_test: Array,
     labels_test: Labels,
     settings: SvmSettings,
+    unlabelled: Array | None = None,
 ) -> float:
-    """Return the test error of a transductive machine: unlabelled points, too, keep away from its boundary.
+    """Return the test error of a support vector machine with an RBF kernel, trained on labelled points.
 
-    A support vector machine labels the unlabelled points, (m, dim), m may be 0. Then, once for each of
-    `UNLABELLED_WEIGHTS`, a machine is trained on all points, with the penalty of the unlabelled ones' slack multiplied
-    by that weight, and labels the unlabelled points afresh. Every labelling gives no class more than
+    With `unlabelled` points the machine is transductive: they, too, keep away from its boundary.
+    The machine labels the unlabelled points, (m, dim), m may be 0. Then, once for each of `UNLABELLED_WEIGHTS`, a
+    machine is trained on all points, with the penalty of the unlabelled ones' slack multiplied by that weight, and
+    labels the unlabelled points afresh. Every labelling gives no class more than
     (1 + `BALANCE_SLACK`) times its share of the labelled points: points choose in order of certainty, each the best
     class that still has room. The cost grows with (n + m)^2 in memory (8 bytes each) and time.
 
@@ -177,7 +170,7 @@ def transductive_svm_error(
     exactly balanced, would be wrong for at least 2 % of them.
     """
     _check(features_test, labels_test)
-    points = np.concatenate([features, features_unlabelled])
+    points = features if unlabelled is None else np.concatenate([features, unlabelled])
     machine = _train_transductive(_kernel(points, points, features, settings.gamma), labels, settings.penalty)
     return _error(machine, features_test, labels_test, points, features, settings.gamma)
 
@@ -207,9 +200,7 @@ def semi_supervised_errors(
         if n_unlabelled:
             others = np.setdiff1d(np.arange(len(features_pool)), labelled)
             unlabelled = features_pool[np.random.default_rng(seed).permutation(others)[:n_unlabelled]]
-            errors["tsvm_error"].append(
-                transductive_svm_error(points, labels, unlabelled, features_test, labels_test, settings)
-            )
+            errors["tsvm_error"].append(svm_error(points, labels, features_test, labels_test, settings, unlabelled))
     means = {name: float(np.mean(values)) for name, values in errors.items() if values}
     spreads = {f"{name}_std": float(np.std(values, ddof=1)) for name, values in errors.items() if len(values) > 1}
     return means | spreads

@@ -11,7 +11,7 @@ import pandas as pd
 
 from infovae import plotting
 from infovae.config import Count, Positive, PosteriorEvaluation
-from infovae.experiments import Alphas, Experiment, MinStds, Objectives, Wanted, product, weights_at
+from infovae.experiments import Alphas, Experiment, Objectives, Positives, Wanted, product, weights_at
 from infovae.labels import label, objective_name
 from infovae.plotting import Captioned
 
@@ -44,7 +44,7 @@ class AmortizedInference(Experiment):
     dataset: Literal["two_points"] = "two_points"
     objectives: Objectives = ("elbo", "mmd", "stein", "jensen")
     alphas: Alphas = (1.0, 0.0)
-    decoder_min_stds: MinStds = (0.1, 0.01)
+    decoder_min_stds: Positives = (0.1, 0.01)
     n_train: Count = 1000
     steps: Count = 600
     learning_rate: Positive = 3e-4
@@ -52,19 +52,12 @@ class AmortizedInference(Experiment):
     def wanted(self) -> Wanted:
         """Return one run per seed, floor, objective and alpha, with its exact posterior."""
         toy = {"encoder": "scalar", "decoder": "scalar", "latent_dim": 1, "bandwidth": BANDWIDTH}
+        exact = (PosteriorEvaluation(),)
         choices = product(seed=self.seeds, decoder_min_std=self.decoder_min_stds, objective=self.objectives)
         return [
-            (self.config(**choice, **weights_at(choice["objective"], alpha, LAMBDA_OF_MMD), **toy), (_EXACT,))
+            (self.config(**choice, **weights_at(choice["objective"], alpha, LAMBDA_OF_MMD), **toy), exact)
             for choice, alpha in itertools.product(choices, self.alphas)
         ]
-
-
-_EXACT = PosteriorEvaluation()
-
-
-def _columns(runs: pd.DataFrame) -> list[tuple[str, float]]:
-    """Return (objective, alpha) of the runs, in the order of the palette."""
-    return [(name, alpha) for name, rows in plotting.by_objective(runs) for alpha in rows["alpha"].unique()]
 
 
 @plotting.figure
@@ -82,7 +75,8 @@ def plot_posteriors(runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarray
     for run, kept in zip(runs.to_dict("records"), arrays, strict=True):
         if kept:
             found.setdefault((run["decoder_min_std"], run["objective"], run["alpha"]), kept)
-    floors, columns = sorted(runs["decoder_min_std"].unique(), reverse=True), _columns(runs)
+    floors = sorted(runs["decoder_min_std"].unique(), reverse=True)
+    columns = [(name, alpha) for name, rows in plotting.by_objective(runs) for alpha in rows["alpha"].unique()]
     drawn, axes = plotting.panels(len(floors) * len(columns), 1.8, 1.7, len(columns), sharex=True, sharey="row")
     for ax, (floor, (objective, alpha)) in zip(axes, itertools.product(floors, columns), strict=True):
         if (floor, objective, alpha) in found:

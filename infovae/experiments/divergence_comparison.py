@@ -239,11 +239,16 @@ def plot_latent_plane(runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarr
     arrays : one mapping per run, with `z` (n, 2) and `labels` (n,), as a `LatentEvaluation` keeps them.
     """
     z, labels = (plotting.select_arrays(runs, arrays, key, latent_dim=2) for key in ("z", "labels"))
+    most = max((int(found.max()) for found in labels.values()), default=-1)  # -1: without labels
+    labelled, n_classes = most >= 0, max(10, most + 1)
+    colors = "tab10" if n_classes == 10 else "turbo"
     drawn, axes = plotting.panels(len(z), 2.9, 2.6, sharex=True, sharey=True)
     angle, extent = np.linspace(0, 2 * np.pi, 100), 4.5
     for ax, (objective, codes) in zip(axes, z.items(), strict=False):
-        look: dict[str, Any] = {"cmap": "tab10", "vmin": -0.5, "vmax": 9.5, "s": 2, "linewidths": 0}
-        dots = ax.scatter(codes[:, 0], codes[:, 1], c=labels[objective], **look)
+        look: dict[str, Any] = {"s": 2, "linewidths": 0, "c": plotting.PALETTE[objective]}
+        if labelled:
+            look |= {"c": labels[objective], "cmap": colors, "vmin": -0.5, "vmax": n_classes - 0.5}
+        dots = ax.scatter(codes[:, 0], codes[:, 1], **look)
         for radius in (1, 2, 3):  # standard deviations of the prior
             ax.plot(radius * np.cos(angle), radius * np.sin(angle), color="0.3", lw=0.5)
         limits = (-extent, extent)
@@ -252,12 +257,13 @@ def plot_latent_plane(runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarr
         outside = 100 * float(np.mean(np.abs(codes).max(axis=1) > extent))
         if outside > 0.5:
             ax.text(0.98, 0.02, f"{outside:.0f} % outside", transform=ax.transAxes, ha="right", **plotting.NOTE)
-        if ax is axes[-1]:
-            drawn.colorbar(dots, ax=axes, ticks=range(10), label="class", fraction=0.02)
+        if ax is axes[-1] and labelled:
+            drawn.colorbar(dots, ax=axes, ticks=range(n_classes), label="class", fraction=0.02)
+    classes = " Colours that separate are classes that the code tells apart." if labelled else ""
     return drawn.captioned(
         z,
         "Circles: one, two and three standard deviations of the prior. A matching q(z) puts 39, 86 and 99 % of the "
-        "dots inside them. Colours that separate are classes that the code tells apart. First seed.",
+        f"dots inside them.{classes} First seed.",
     )
 
 

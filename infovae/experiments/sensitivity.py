@@ -97,10 +97,8 @@ class Sensitivity(ImageExperiment):
         for seed in self.seeds:
             for name in self.variants:
                 changes = dict(VARIANTS[name])
-                shorter = (
-                    {"steps": max(1, round(self.steps * share))} if (share := changes.pop("share_of_steps", 0)) else {}
-                )
-                found.setdefault(self.config(**changes, **shorter, seed=seed, latent_dim=self.latent_dim), name)
+                steps = max(1, round(self.steps * changes.pop("share_of_steps", 1)))
+                found.setdefault(self.config(**changes, steps=steps, seed=seed, latent_dim=self.latent_dim), name)
         return found
 
 

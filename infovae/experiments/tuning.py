@@ -9,7 +9,7 @@ from pydantic import Field
 
 from infovae import plotting
 from infovae.config import LatentDim, LatentEvaluation, ObjectiveName, Positive, TrainingSize, all_training_images
-from infovae.experiments import HEADLINE_DIM, UNIQUE_LIST, Experiment, LearningRates, Objectives, Seeds, Wanted, product
+from infovae.experiments import HEADLINE_DIM, UNIQUE_LIST, Experiment, Objectives, Positives, Seeds, Wanted, product
 from infovae.labels import label
 from infovae.plotting import Captioned
 
@@ -39,7 +39,7 @@ class Tuning(Experiment):
     sizes: Annotated[tuple[Size, ...], *UNIQUE_LIST] = ((16, 2, 8), (32, 2, 8), (32, 4, 12))
     seconds_at_most: Positive = 300.0
     objectives: Objectives = ("elbo", "mmd")
-    learning_rates: LearningRates = (5e-4, 1e-3, 2e-3)
+    learning_rates: Positives = (5e-4, 1e-3, 2e-3)
     latent_dim: LatentDim = HEADLINE_DIM
     n_train: TrainingSize = Field(default_factory=all_training_images)
 
@@ -84,12 +84,11 @@ def size_in_words(runs: pd.DataFrame) -> pd.Series:
 
 
 @plotting.figure
-def plot_tuning(runs: pd.DataFrame) -> Captioned:
-    """Return the loss against the seconds of training, a point per size, and against the learning rate."""
+def plot_tuning(runs: pd.DataFrame, learning_rate: float) -> Captioned:
+    """Return the loss against the seconds of training, a point per size at one learning rate, and against that rate."""
     done = charged_loss(runs)
-    default = done["learning_rate"].mode().iloc[0] if len(done) else 0.0
     drawn, (by_size, by_rate) = plotting.panels(2, 4.4, 3.2)
-    by_size_of = done[done["learning_rate"] == default]
+    by_size_of = done[done["learning_rate"] == learning_rate]
     for words, group in by_size_of.groupby(size_in_words(by_size_of)) if len(done) else []:
         for objective, part in plotting.by_objective(group):
             by_size.plot(part["train_seconds"], part["loss"], ls="", ms=5, **plotting.look(objective))
