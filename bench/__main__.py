@@ -15,7 +15,7 @@ import torch
 from matplotlib.figure import Figure
 
 from bench.rows import Row, count_workers, make_rows, matrix_product_rate
-from infovae.notebooks import results_root
+from infovae.config import results_root
 from infovae.store import write_atomically
 
 

@@ -6,7 +6,6 @@ The cluster is one that DASK_SCHEDULER_ADDRESS names, else workers on this machi
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import os
 import queue
@@ -123,7 +122,6 @@ class _Driver:
         self.failures: dict[str, str] = {}
         self.data: dict[str, Future] = {}
         self.inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self.names = (f"{secrets.token_hex(4)}-{number}" for number in itertools.count())
         self.seconds: dict[str, float] = {}  # of each job, how many are done
         self.texts: dict[str, str] = {}  # what each running job does
         self.bar = tqdm(
@@ -168,7 +166,7 @@ class _Driver:
                 self._submit(self.alone.pop(), address)
 
     def _submit(self, job: Job, address: str) -> None:
-        name = f"{job.key}-{next(self.names)}"
+        name = f"{job.key}-{secrets.token_hex(8)}"
         if job.dataset not in self.data:  # as the result of a task, so that it outlives the worker that holds it
             self.data[job.dataset] = self.client.submit(worker.keep, self.load(job.dataset), pure=False)
         if not self.seconds:
@@ -279,7 +277,7 @@ def connect(n_jobs: int) -> Iterator[Client]:
             with Client(address, timeout="20s") as client:
                 yield client
             return
-        with _connect_locally(max(1, min(count_workers(), n_jobs))) as client:
+        with _connect_locally(min(count_workers(), n_jobs)) as client:
             yield client
 
 

@@ -31,7 +31,7 @@ def dataset_name(text: str) -> str:
 
     Raises
     ------
-    ValueError
+    ParameterError
         For what is neither, and for images that cannot be used.
     """
     from infovae import sources
@@ -43,8 +43,8 @@ def dataset_name(text: str) -> str:
         if os.path.exists(path):
             return sources.adopt(Path(path))
     except sources.DataError as error:
-        raise ValueError(str(error)) from error
-    raise ValueError(f"{unknown_name('data set', text, sources.DATASETS)}, and no file or folder of that name")
+        raise ParameterError(str(error)) from error
+    raise ParameterError(f"{unknown_name('data set', text, sources.DATASETS)}, and no file or folder of that name")
 
 
 def all_training_images(values: dict[str, Any]) -> int:
@@ -280,11 +280,6 @@ class RunConfig(Settings):
         return self
 
     @property
-    def rate_weight(self) -> float:
-        """Weight 1 - alpha of KL(q(z|x)||p(z))."""
-        return 1 - self.alpha
-
-    @property
     def divergence_weight(self) -> float:
         """Weight lambda_ + alpha - 1 of D(q(z)||p(z))."""
         return divergence_weight(self.alpha, self.lambda_)
@@ -398,3 +393,8 @@ def project_path(variable: str, default: str) -> Path:
     if not named and not (PROJECT_ROOT / "notebooks").is_dir():
         raise ParameterError(f"the package lies outside its repository: set {variable} to a folder")
     return Path(os.path.abspath(os.path.expanduser(named or PROJECT_ROOT / default)))
+
+
+def results_root() -> Path:
+    """Return the folder of all results: INFOVAE_RESULTS, else `results` beside the package."""
+    return project_path("INFOVAE_RESULTS", "results")

@@ -17,7 +17,8 @@ from infovae import plotting
 from infovae.labels import label, objective_name
 from infovae.models import TrainedModel, load_found
 from infovae.plotting import Captioned
-from infovae.selection import Found, by_experiment, find
+from infovae.refusals import ParameterError
+from infovae.selection import by_experiment, find
 from infovae.store import write_atomically
 
 Array = NDArray[Any]
@@ -33,21 +34,17 @@ def load_each(folder: str | Path, latent_dim: int, exactly: bool = False, **sele
     Raises
     ------
     ParameterError
-        When no run is as the selection says.
+        When no run with a code is as the selection says.
     """
     groups = by_experiment(folder, [run for run in find(folder, **selection) if run.config["latent_dim"]])
-    runs = [run for group in groups for run in group]
-    dims = {run.config["latent_dim"] for run in (runs if exactly else groups[0])}
+    if not groups:
+        raise ParameterError(f"no model in {folder} has a code")
+    dims = {latent_dim} if exactly else {run.config["latent_dim"] for run in groups[0]}
     nearest_dim = min(dims, key=lambda dim: abs(dim - latent_dim))
-    runs = [run for run in runs if run.config["latent_dim"] == nearest_dim]
-    if exactly and nearest_dim != latent_dim:
-        return {}
-    first = {run.config["objective"]: run for run in reversed(runs) if _dataset(run) == _dataset(runs[0])}
+    runs = [run for group in groups for run in group if run.config["latent_dim"] == nearest_dim]
+    same = [run for run in runs if run.config["dataset"] == runs[0].config["dataset"]]
+    first = {run.config["objective"]: run for run in reversed(same)}
     return {name: load_found(first[name]) for name in plotting.PALETTE if name in first}
-
-
-def _dataset(run: Found) -> str:
-    return str(run.config["dataset"])
 
 
 def tabulate(models: Iterable[TrainedModel]) -> pd.DataFrame:
@@ -104,16 +101,11 @@ def traverse(model: TrainedModel, z: Array, steps: int = 10, extent: float = 2.0
     return model.decode(codes, expected=True, same_noise=True)
 
 
-def nearest(images: Array, among: Array, chunk: int = 200) -> tuple[NDArray[np.int64], Array]:
+def nearest(images: Array, among: Array) -> tuple[NDArray[np.int64], Array]:
     """Return for each image (n, h, w) which of the others (m, h, w) is nearest, and how far: Euclidean, over pixels."""
-    a, b = (x.reshape(len(x), -1).astype(np.float32) for x in (images, among))
-    places, squares, norms = [], [], (b**2).sum(1)
-    for first in range(0, len(a), chunk):
-        rows = a[first : first + chunk]
-        distances = (rows**2).sum(1)[:, None] - 2 * rows @ b.T + norms
-        places.append(distances.argmin(1))
-        squares.append(distances.min(1))
-    return np.concatenate(places), np.sqrt(np.maximum(np.concatenate(squares), 0))
+    from sklearn.metrics import pairwise_distances_argmin_min
+
+    return pairwise_distances_argmin_min(*(x.reshape(len(x), -1).astype(np.float32) for x in (images, among)))
 
 
 def compare_distances(of_samples: Mapping[str, Array], of_tests: Array) -> pd.DataFrame:

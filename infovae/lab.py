@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from infovae.config import PROJECT_ROOT
-from infovae.notebooks import SOURCE, folder_variables
+from infovae.notebooks import FIRST_NOTEBOOK, SOURCE, folder_variables
 
 
 def start() -> None:
@@ -21,10 +21,9 @@ def start() -> None:
 
 def command() -> list[str]:
     """Return the command line of JupyterLab, rooted at the project."""
-    first = min(path.name for path in SOURCE.glob("0[1-9]*.ipynb"))
     options = {
         "ServerApp.root_dir": str(PROJECT_ROOT),
-        "LabApp.default_url": f"/lab/tree/{SOURCE.name}/{first}",
+        "LabApp.default_url": f"/lab/tree/{SOURCE.name}/{FIRST_NOTEBOOK}.ipynb",
         "ContentsManager.pre_save_hook": "infovae.lab.strip_outputs",
         "KernelManager.transport_encryption": "auto",  # other users of the machine cannot read along
     }

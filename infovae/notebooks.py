@@ -23,7 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from infovae.config import PROJECT_ROOT, project_path
+from infovae.config import PROJECT_ROOT
 from infovae.experiments import Experiment
 from infovae.report import format_command, require_published, write_tables
 from infovae.site import render_markdown, render_notebook
@@ -51,9 +51,14 @@ class NotebookError(RuntimeError):
     """A notebook that did not come to its end; the message says which, why and where its remains are."""
 
 
-def results_root() -> Path:
-    """Return the folder of all results: INFOVAE_RESULTS, else `results` beside the package."""
-    return project_path("INFOVAE_RESULTS", "results")
+@contextmanager
+def noting(problems: list[str]) -> Iterator[None]:
+    """Add to `problems` why a notebook failed, and go on."""
+    try:
+        yield
+    except NotebookError as error:
+        log.error("%s", error)
+        problems.append(str(error))
 
 
 def execute_experiment(experiment: Experiment, folder: Path) -> Path:
@@ -150,7 +155,7 @@ def execute_further(profile: str, folder: Path, dataset: str, has_weights: bool)
     if FIRST_NOTEBOOK in parameters and dataset == "digits":  # shows that everything runs, not what is true
         parameters[FIRST_NOTEBOOK] |= {"toy_steps": 60, "steps": 40}
         parameters["11_your_own_images"] |= {"steps": 40}
-    problems = []
+    problems: list[str] = []
     with environment({"INFOVAE_TRAIN": "1"}):  # two of them train small models of their own, in about a minute
         for notebook in FURTHER.keys() - parameters.keys():
             withdraw(folder / FURTHER[notebook])
@@ -158,11 +163,8 @@ def execute_further(profile: str, folder: Path, dataset: str, has_weights: bool)
             with tempfile.TemporaryDirectory(prefix="infovae-") as empty:
                 # where weights are published, the explorer shows those, and not what else this machine has trained
                 published = notebook == EXPLORER and (folder / "weights").is_dir()
-                try:
-                    with environment({"INFOVAE_STORE": empty} if published else {}):
-                        execute(notebook, values, folder / FURTHER[notebook], proof="table.csv")
-                except NotebookError as error:
-                    problems.append(str(error))
+                with noting(problems), environment({"INFOVAE_STORE": empty} if published else {}):
+                    execute(notebook, values, folder / FURTHER[notebook], proof="table.csv")
     return problems
 
 
@@ -199,8 +201,12 @@ def hold(folder: Path) -> Iterator[None]:
                 file.seek(0)
                 owner = f"process {file.read() or 'of unknown number'}"
                 raise StoreError(f"{owner} is writing to {folder}: wait for its end, or stop it") from None
-            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
-                continue  # its holder removed it between our opening and our locking
+            try:
+                removed = not os.path.samestat(path.stat(), os.fstat(file.fileno()))
+            except FileNotFoundError:
+                removed = True
+            if removed:
+                continue  # its holder did so between our opening and our locking
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()

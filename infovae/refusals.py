@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,6 +17,14 @@ class ParameterError(ValueError):
     def _render_traceback_(self) -> list[str]:
         """Return what IPython shows in a notebook: the message, and no traceback through our code."""
         return [f"{type(self).__name__}: {self}"]
+
+
+def flag(variable: str, default: bool = False) -> bool:
+    """Return whether an environment variable is 1 and not 0; ParameterError for anything else that it may be set to."""
+    text = os.environ.get(variable, "")
+    if text not in ("", "0", "1"):
+        raise ParameterError(f"{variable} must be 0 or 1, got {shorten(text)}")
+    return text == "1" if text else default
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:

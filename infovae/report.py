@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 class Published(NamedTuple):
-    """An experiment as a results folder has it; `history` is None where none was published."""
+    """An experiment as a results folder has it; `history` has no row where none was published."""
 
     experiment: Experiment
     runs: pd.DataFrame
-    history: pd.DataFrame | None
+    history: pd.DataFrame
 
 
 def publish(
@@ -82,25 +82,20 @@ def load_published(folder: Path) -> dict[str, Published]:
             continue
         try:
             parameters = json.loads((source / "parameters.json").read_text(encoding="utf-8"))
-            if not isinstance(parameters, dict):
-                raise ValueError(f"parameters.json holds no valid dictionary but a {type(parameters).__name__}")
             runs = pd.read_csv(source / "runs.csv")
-            missing = {"run_id", "status", "seed"} - set(runs.columns)
+            if missing := {"run_id", "status", "seed"} - set(runs.columns):
+                raise ValueError(f"runs.csv lacks the columns {sorted(missing)}")
             experiment = make_experiment(name, parameters)
             history = _load_history(source / "history.csv")
         except (OSError, ValueError, RecursionError) as error:
             raise ParameterError(f"{source} is damaged ({error}): restore it or run `make reproduce` again") from error
-        if missing:
-            raise ParameterError(
-                f"{source / 'runs.csv'} lacks the columns {sorted(missing)}: run `make reproduce` again"
-            )
         published[name] = Published(experiment, runs, history)
     return published
 
 
-def _load_history(path: Path) -> pd.DataFrame | None:
+def _load_history(path: Path) -> pd.DataFrame:
     if not path.is_file() or not path.read_text(encoding="utf-8").strip():
-        return None  # the file of an experiment none of whose runs is finished has no column
+        return pd.DataFrame(columns=["run_id", "step"])  # of an experiment none of whose runs is finished
     return pd.read_csv(path)
 
 
@@ -386,11 +381,6 @@ def describe_results(profile: str, folder: Path, published: Mapping[str, Publish
     n_experiments = f"{len(published)} experiment{'s' if len(published) != 1 else ''}"
     words = as_markdown(f"Profile {profile}: {n_experiments}, {len(models)} models, on {', '.join(data)}{where}.")
     return words + (" [All packages](environment.json)." if facts else "")
-
-
-def history_of(found: Published) -> pd.DataFrame:
-    """Return an experiment's history; one without rows where none was published."""
-    return pd.DataFrame(columns=["run_id", "step"]) if found.history is None else found.history
 
 
 def describe_missing(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infovae import __version__
-from infovae.config import PROJECT_ROOT, PixelConfig, RunConfig
+from infovae.config import PROJECT_ROOT, PixelConfig, RunConfig, results_root
 from infovae.experiments import HEADLINE_DIM, MODULES, Experiment, make_experiment, parse_value
 from infovae.refusals import ParameterError, shorten, unknown_name
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PROFILES = PROJECT_ROOT / "notebooks" / "profiles"
+ENVIRONMENT = "environment.json"
 RECORDED_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "distributed", "papermill")
 PUBLISHED_WEIGHTS = {"smoke": (2, 10), "laptop": (2, 10)}
 """Of which profiles, and in which latent dimensions, the comparison's models of seed 0 are published: 1.7 MB each."""
@@ -97,9 +98,9 @@ def reproduce(profile: str, folder: Path) -> list[str]:
     lacks is said, and an experiment without any run is not published. Each notebook is published when its runs are
     there; the runs themselves and the report are last.
     """
-    from infovae.notebooks import execute_further, hold, withdraw
+    from infovae.notebooks import execute_experiment, execute_further, execute_report, hold, noting, withdraw
     from infovae.store import Store
-    from infovae.sweep import collect, merge, plan, publish_runs, sweep, trains
+    from infovae.sweep import collect, merge, plan, publish_runs, sweep, task_id, trains
 
     experiments = load_profile(profile)
     require_settings(experiments.values())
@@ -114,7 +115,9 @@ def reproduce(profile: str, folder: Path) -> list[str]:
             for name in [name for name, jobs in needed.items() if jobs.isdisjoint(open_jobs)]:
                 del needed[name]
                 if trains() or (collect(wanted[name], store)["status"] == "done").any():
-                    problems.extend(_publish_experiment(experiments[name], folder, start))
+                    with noting(problems):
+                        notebook = execute_experiment(experiments[name], folder / name)
+                        log.info("%s: %s (after %.0f s)", name, display(notebook), time.perf_counter() - start)
                 else:  # a page of empty figures would say nothing
                     withdraw(folder / name)
 
@@ -125,8 +128,11 @@ def reproduce(profile: str, folder: Path) -> list[str]:
         publish_runs(tasks, store, folder, weights_of=_whose_weights(profile, experiments).__contains__)
         dataset = next((e.dataset for e in experiments.values() if e.dataset != "two_points"), "digits")
         problems += execute_further(profile, folder, dataset, has_weights=profile in PUBLISHED_WEIGHTS)
-        write_environment(folder)
-        return problems + _write_report(profile, folder)
+        if not (folder / ENVIRONMENT).exists() or any(store.holds(task_id(task.config)) for task in tasks):
+            write_environment(folder)  # else all was trained elsewhere
+        with noting(problems):
+            execute_report(profile, folder)
+        return problems
 
 
 def train(profile: str) -> list[str]:
@@ -157,47 +163,22 @@ def _whose_weights(profile: str, experiments: dict[str, Experiment]) -> set[RunC
     return {c for c in configs if isinstance(c, RunConfig) and c.seed == 0 and c.latent_dim in dims}
 
 
-def _publish_experiment(experiment: Experiment, folder: Path, start: float) -> list[str]:
-    """Execute and publish the notebook of an experiment; return what went wrong."""
-    from infovae.notebooks import NotebookError, execute_experiment
-
-    try:
-        notebook = execute_experiment(experiment, folder / experiment.name)
-    except NotebookError as error:
-        log.error("%s", error)
-        return [str(error)]
-    log.info("%s: %s (after %.0f s)", experiment.name, display(notebook), time.perf_counter() - start)
-    return []
-
-
-def report(profile: str, folder: Path) -> list[str]:
+def report(profile: str, folder: Path) -> None:
     """Execute the report's notebook and write tables, claims and pages, all from what is published.
-
-    Returns
-    -------
-    What went wrong, one line each.
 
     Raises
     ------
     ParameterError
         When the folder holds no results, or damaged ones.
+    NotebookError
+        When the notebook failed.
     """
-    from infovae.notebooks import hold
+    from infovae.notebooks import execute_report, hold
     from infovae.report import require_published
 
     require_published(profile, folder)  # refuse before a kernel starts
     with hold(folder):
-        return _write_report(profile, folder)
-
-
-def _write_report(profile: str, folder: Path) -> list[str]:
-    from infovae.notebooks import NotebookError, execute_report
-
-    try:
         execute_report(profile, folder)
-    except NotebookError as error:
-        return [str(error)]
-    return []
 
 
 def verify(profile: str) -> tuple[list[Comparison], list[str]]:
@@ -209,7 +190,7 @@ def verify(profile: str) -> tuple[list[Comparison], list[str]]:
     """
     import tempfile
 
-    from infovae.notebooks import environment, results_root
+    from infovae.notebooks import environment
     from infovae.verify import compare
 
     committed = results_root() / profile
@@ -250,18 +231,18 @@ def require_settings(experiments: Iterable[Experiment]) -> None:
     NotebookError
         When a source notebook cannot be read.
     ParameterError
-        When INFOVAE_DEVICE, INFOVAE_COMPILE or INFOVAE_WORKERS cannot be used.
+        When an environment variable that names a device, a number or a choice cannot be used.
     StoreError
         When the store cannot be written.
     """
     from infovae.cluster import count_workers
     from infovae.notebooks import FURTHER, make_folder, require_source
     from infovae.store import Store
+    from infovae.sweep import checkpoint_seconds, trains
     from infovae.training import choose_device, compiles
 
-    choose_device()
-    compiles()
-    count_workers()
+    for read in (choose_device, compiles, count_workers, checkpoint_seconds, trains):
+        read()
     for notebook in (*(experiment.notebook for experiment in experiments), *FURTHER):
         require_source(notebook)
     make_folder(Store().root, "INFOVAE_STORE")
@@ -270,16 +251,17 @@ def require_settings(experiments: Iterable[Experiment]) -> None:
 def write_environment(folder: Path) -> None:
     """Write environment.json: the versions and the kind of machine that the results were made with."""
     from infovae.store import to_json, write_atomically
+    from infovae.training import choose_device
 
     facts = {
         "python": platform.python_version(),
         "system": platform.system(),
         "machine": platform.machine(),
-        "device": _device_name(),
+        "device": choose_device().type,
         "packages": {name: metadata.version(name) for name in RECORDED_PACKAGES},
         "infovae": __version__,
     }
-    write_atomically(folder / "environment.json", to_json(facts) + b"\n")
+    write_atomically(folder / ENVIRONMENT, to_json(facts) + b"\n")
 
 
 def display(path: Path) -> str:
@@ -288,12 +270,6 @@ def display(path: Path) -> str:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
-
-
-def _device_name() -> str:
-    from infovae.training import choose_device
-
-    return choose_device().type
 
 
 def parse_assignments(texts: list[str]) -> dict[str, Any]:

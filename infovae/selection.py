@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from infovae.config import PROJECT_ROOT, RunConfig, dataset_name, project_path
+from infovae.config import PROJECT_ROOT, RunConfig, dataset_name, results_root
 from infovae.refusals import ParameterError, shorten, unknown_name
 from infovae.store import Store
 
@@ -77,10 +77,7 @@ def find(folder: str | Path, **selection: Any) -> list[Found]:
         if name not in RunConfig.model_fields:
             raise ParameterError(unknown_name("setting", name, RunConfig.model_fields))
     if "dataset" in selection:
-        try:
-            selection["dataset"] = dataset_name(str(selection["dataset"]))
-        except ValueError as error:
-            raise ParameterError(str(error)) from error
+        selection["dataset"] = dataset_name(str(selection["dataset"]))
     runs = list(_runs(_folder(folder)))
     here = [run for run in runs if run.weights.is_file()]
     if not here:
@@ -100,7 +97,7 @@ def _folder(folder: str | Path) -> Path:
     """Return a folder as it is, or as it is called among the results, from wherever one works."""
     results = None
     with contextlib.suppress(ParameterError):
-        results = project_path("INFOVAE_RESULTS", "results")
+        results = results_root()
     given = Path(folder).expanduser()
     candidates = [given, *([results / given, results.parent / given] if results else []), PROJECT_ROOT / given]
     found = [path for path in candidates if path.is_dir()]
@@ -127,7 +124,7 @@ def _runs(folder: Path) -> Iterator[Found]:
         places = [place for place in places if place[0].is_file()]
         for record, place, weights in sorted(places, key=lambda place: not place[2].is_file())[:1]:
             try:
-                config = json.loads(record.read_bytes())["config"]
+                config = dict(json.loads(record.read_bytes())["config"])
             except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
                 log.warning("%s cannot be read (%s): leaving it out", record, type(error).__name__)
                 continue

@@ -5,7 +5,6 @@
     STORE/runs/<run id>/checkpoint-<step>-<sum>.safetensors     the state of a run in progress
     STORE/runs/<run id>/<evaluation>.json    the numbers of one evaluation
     STORE/runs/<run id>/<evaluation>.npz     its arrays, for the figures: samples, codes
-    STORE/classifiers/<id>.safetensors
 
     RESULTS/PROFILE/runs/<run id>.json       a run as it was published: its record and every evaluation of it
     RESULTS/PROFILE/runs/<run id>.npz        its arrays
@@ -31,7 +30,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from infovae.config import ClassifierConfig, Evaluation, PixelConfig, RunConfig, project_path
+from infovae.config import Evaluation, Settings, project_path, results_root
+from infovae.refusals import flag
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +63,12 @@ class Store:
 
     def __init__(self, root: Path | None = None, results: Path | None = None) -> None:
         self.root = root or project_path("INFOVAE_STORE", ".infovae")
-        if root is None and results is None and os.environ.get("INFOVAE_PUBLISHED") != "0":
-            results = project_path("INFOVAE_RESULTS", "results")
+        if root is None and results is None and flag("INFOVAE_PUBLISHED", default=True):
+            results = results_root()
         self.results = results
 
-    def save_run(self, run_id: str, config: RunConfig | PixelConfig, weights: bytes, training: dict[str, Any]) -> None:
-        """Keep a trained model (`weights` in safetensors format) and its record: history, seconds, precision."""
+    def save_run(self, run_id: str, config: Settings, weights: bytes, training: dict[str, Any]) -> None:
+        """Keep a trained model or classifier (`weights` in safetensors format) and its record: history, seconds, ..."""
         folder = self._run(run_id)
         record = {"config": config.model_dump(mode="json"), "weights_sha256": _sha256(weights), **training}
         write_atomically(folder / "model.safetensors", weights)
@@ -85,15 +85,18 @@ class Store:
             if older != path:
                 older.unlink(missing_ok=True)
 
-    def load_checkpoint(self, run_id: str) -> tuple[int, bytes] | None:
-        """Return the latest state of a run in progress and its number of steps, None if there is none that is whole."""
+    def load_checkpoint(self, run_id: str) -> bytes | None:
+        """Return the latest state of a run in progress, None if there is none that is whole."""
         for path in sorted(self._run(run_id).glob("checkpoint-*.safetensors"), reverse=True):
             state = _read(path)
-            _, step, digest = path.stem.split("-")
-            if state is not None and _sha256(state).startswith(digest):
-                return int(step), state
+            if state is not None and path.stem.endswith(f"-{_sha256(state)[:16]}"):
+                return state
             log.warning("the checkpoint of run %s is damaged: going back", run_id)
         return None
+
+    def holds(self, run_id: str) -> bool:
+        """Return whether the store itself, and not the published results alone, has the record of a run."""
+        return (self._run(run_id) / "record.json").is_file()
 
     def load_run(self, run_id: str) -> dict[str, Any] | None:
         """Return the record of a finished run, None if there is none: `config`, `history`, `train_seconds`, ..."""
@@ -135,19 +138,6 @@ class Store:
         """Return the arrays of one evaluation; empty if it has none."""
         found = self._find(run_id, evaluation)
         return unpack(found.arrays, found.prefix) if found else {}
-
-    def save_classifier(self, classifier_id: str, weights: bytes) -> None:
-        """Keep a trained classifier, with the sum of its bytes in its name's sidecar."""
-        path = self._classifier(classifier_id)
-        write_atomically(path, weights)
-        write_atomically(path.with_suffix(".json"), _seal({"weights_sha256": _sha256(weights)}, classifier_id))
-
-    def load_classifier(self, classifier_id: str) -> bytes | None:
-        """Return the weights of a trained classifier, None if there is none or it is damaged."""
-        path = self._classifier(classifier_id)
-        record = read_record(path.with_suffix(".json"), classifier_id)
-        weights = _read(path) if record else None
-        return weights if record and weights and _sha256(weights) == record["weights_sha256"] else None
 
     def publish(self, run_id: str, evaluations: Iterable[Evaluation], folder: Path, weights: bool = False) -> bool:
         """Write a run with these evaluations, as far as it is here, into a results folder; say whether it was whole.
@@ -213,9 +203,6 @@ class Store:
     def _evaluation(self, run_id: str, evaluation: Evaluation) -> Path:
         return self._run(run_id) / f"{_name(evaluation)}.json"
 
-    def _classifier(self, classifier_id: str) -> Path:
-        return self.root / "classifiers" / f"{classifier_id}.safetensors"
-
 
 def unpublish(folder: Path, keep: set[str]) -> None:
     """Remove from a results folder the published runs of other ids; what is not one is left alone."""
@@ -223,11 +210,6 @@ def unpublish(folder: Path, keep: set[str]) -> None:
         if path.stem not in keep and read_record(path, f"{path.stem}/published"):
             for file in (folder / "weights" / f"{path.stem}.safetensors", path.with_suffix(".npz"), path):
                 file.unlink(missing_ok=True)
-
-
-def run_id(config: RunConfig | PixelConfig | ClassifierConfig, data_checksum: str) -> str:
-    """Return the identity of a run: its validated configuration, the schema version and the data's checksum."""
-    return config.fingerprint(data_checksum)
 
 
 def to_json(value: Any) -> bytes:

@@ -18,8 +18,8 @@ import pandas as pd
 from infovae import worker
 from infovae.cluster import Job, execute
 from infovae.config import ClassifierConfig, Evaluation, PixelConfig, RunConfig, SampleEvaluation
-from infovae.refusals import ParameterError, shorten
-from infovae.store import Arrays, Store, run_id, unpublish
+from infovae.refusals import ParameterError, flag, shorten
+from infovae.store import Arrays, Store, unpublish
 
 if TYPE_CHECKING:
     from infovae.data import ImageData
@@ -39,17 +39,15 @@ class Task(NamedTuple):
 def sweep(
     tasks: Iterable[Task],
     store: Store | None = None,
-    on_progress: Callable[[set[str]], None] | None = None,
-    train: bool | None = None,
+    on_progress: Callable[[set[str]], None] = lambda _: None,
 ) -> pd.DataFrame:
-    """Train and evaluate whatever store and published runs lack, then return one row per task.
+    """Train and evaluate whatever store and published runs lack, unless INFOVAE_TRAIN=0; return one row per task.
 
     Parameters
     ----------
     tasks : those of a lower rank are started first; of equals, the longest.
     on_progress : called with the ids of the runs still to be done, at the start and after each. The set is the sweep's
         own: it shrinks.
-    train : whether to do what lacks; without it no cluster is started. By default yes, unless INFOVAE_TRAIN=0.
 
     Returns
     -------
@@ -64,17 +62,16 @@ def sweep(
     for task in tasks:
         for evaluation in task.evaluations:
             require_labels(evaluation, task.config, load_data(task.config.dataset))
-    jobs = plan(tasks, store) if (trains() if train is None else train) else {}
-    report = on_progress or (lambda _: None)
+    jobs = plan(tasks, store) if trains() else {}
     if jobs:
-        return collect(tasks, store, execute(jobs, load_data, report))
-    report(set())
+        return collect(tasks, store, execute(jobs, load_data, on_progress))
+    on_progress(set())
     return collect(tasks, store)
 
 
 def trains() -> bool:
     """Return whether runs that lack are trained: yes, unless INFOVAE_TRAIN=0."""
-    return os.environ.get("INFOVAE_TRAIN") != "0"
+    return flag("INFOVAE_TRAIN", default=True)
 
 
 def merge(tasks: Iterable[Task]) -> list[Task]:
@@ -98,7 +95,7 @@ def plan(tasks: Iterable[Task], store: Store) -> dict[str, Job]:
         classifiers = [e.classifier for e in evaluations if isinstance(e, SampleEvaluation) and e.classifier]
         needs = {classifier: task_id(classifier) for classifier in classifiers}
         for config, key in needs.items():
-            if key not in jobs and store.load_classifier(key) is None:
+            if key not in jobs and store.load_weights(key) is None:
                 jobs[key] = _classifier_job(key, config, store)
         jobs[identity] = _run_job(identity, task, store, needs, weights is None, len(evaluations))
     return jobs
@@ -128,8 +125,8 @@ def _run_job(
     def prepare() -> dict[str, Any]:
         """Look again what lacks: when a job is done a second time, part of it is there."""
         weights, evaluations[:] = _lacking(identity, task, store)
-        _, state = (store.load_checkpoint(identity) if weights is None else None) or (0, None)
-        classifiers = {config: store.load_classifier(key) for config, key in needs.items()}
+        state = store.load_checkpoint(identity) if weights is None else None
+        classifiers = {config: store.load_weights(key) for config, key in needs.items()}
         return {
             "config": config, "evaluations": list(evaluations), "weights": weights, "state": state,
             "classifiers": classifiers, "checkpoint_seconds": checkpoint_seconds(),
@@ -157,7 +154,7 @@ def _run_job(
 
 def _classifier_job(key: str, config: ClassifierConfig, store: Store) -> Job:
     def keep(parcels: worker.Parcels) -> list[str]:
-        store.save_classifier(key, parcels["classifier"])
+        store.save_run(key, config, parcels["classifier"], {})
         return []
 
     step_seconds = config.batch_size * 0.3e-3
@@ -276,7 +273,7 @@ def publish_runs(
 
 def task_id(config: RunConfig | PixelConfig | ClassifierConfig) -> str:
     """Return the identity of a configuration on its data set as it is on this machine."""
-    return run_id(config, load_data(config.dataset).checksum)
+    return config.fingerprint(load_data(config.dataset).checksum)
 
 
 @lru_cache(maxsize=3)

@@ -20,7 +20,7 @@ from infovae.evaluation import WATCH_SEED_OFFSET, encode, latent
 from infovae.model import Model, build_model
 from infovae.networks import cast_weights, spread_means
 from infovae.objective import Terms, charged_rate, info_vae_loss, make_divergence, make_lambda
-from infovae.refusals import ParameterError, shorten
+from infovae.refusals import ParameterError, flag, shorten
 
 N_LOGGED = 20
 """Rows of a run's history: the only points of the loop at which the host waits for the device."""
@@ -207,14 +207,11 @@ def choose_precision(config: RunConfig, device: torch.device) -> Literal["float3
 
 
 def compiles() -> bool:
-    """Return whether INFOVAE_COMPILE asks for torch.compile; ParameterError for other values than 0 and 1.
+    """Return whether INFOVAE_COMPILE asks for torch.compile.
 
     Like the choice of the device it changes speed and rounding, and is no part of a run's identity.
     """
-    asked = os.environ.get("INFOVAE_COMPILE", "")
-    if asked not in ("", "0", "1"):
-        raise ParameterError(f"INFOVAE_COMPILE must be 0 or 1, got {shorten(asked)}")
-    return asked == "1"
+    return flag("INFOVAE_COMPILE")
 
 
 def choose_device() -> torch.device:

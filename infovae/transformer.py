@@ -38,7 +38,7 @@ class InfoVAE(TransformerMixin, BaseEstimator):
     def fit(self, X: NDArray[Any], y: object = None) -> Self:
         """Train on the images; y is not looked at."""
         settings = {name: value for name, value in self.get_params().items() if name != "overrides"}
-        self.trained_ = train_model(_as_images(X), **settings, **(self.overrides or {}))
+        self.trained_ = train_model(_as_images(X), **{**settings, **(self.overrides or {})})
         return self
 
     def transform(self, X: NDArray[Any]) -> NDArray[Any]:

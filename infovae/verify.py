@@ -55,7 +55,7 @@ def _compare_conditions(experiment: Experiment, old: pd.DataFrame, new: pd.DataF
         condition = ", ".join(f"{column} {row[column]}" for column in by)
         if row["_merge"] == "left_only":
             lines.append((condition, "different", "it was not reproduced"))
-        elif _identical(*(runs[(runs[by] == row[by]).all(axis=1)] for runs in (old, new))):
+        elif _identical(*(runs[_equal(runs[by], row[by])] for runs in (old, new))):
             lines.append((condition, "identical", ""))
         else:
             details = [
@@ -65,6 +65,11 @@ def _compare_conditions(experiment: Experiment, old: pd.DataFrame, new: pd.DataF
             ]
             lines.append((condition, "different" if details else "within the interval", "; ".join(details)))
     return lines
+
+
+def _equal(conditions: pd.DataFrame, row: pd.Series) -> pd.Series:
+    """Return which rows have these conditions; none in both, as of the pixel baseline's code, is equal."""
+    return ((conditions == row) | (conditions.isna() & row.isna())).all(axis=1)
 
 
 def _identical(old: pd.DataFrame, new: pd.DataFrame) -> bool:

@@ -149,15 +149,9 @@ def do_classifier(job: str, data: ImageData, config: ClassifierConfig) -> Parcel
     from infovae.evaluation import samples
 
     classifier = samples.train_classifier(
-        data.train_images,
-        data.train_labels,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        seed=config.seed,
-        device=_worker_device(),
+        data.train_images, data.train_labels, **config.model_dump(exclude={"dataset"}), device=_worker_device(),
         progress=lambda step, loss: _tell({"job": job, "step": step, "loss": loss}),
-    )
+    )  # fmt: skip
     return {"classifier": save({name: tensor.contiguous() for name, tensor in classifier.state_dict().items()})}
 
 

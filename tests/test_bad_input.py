@@ -99,7 +99,7 @@ PARAMETERS = [
 
 COMMANDS = [
     ((), "Commands:"),
-    (("repoduce",), "unknown command 'repoduce'; did you mean 'reproduce'"),
+    (("repoduce",), "No such command 'repoduce'. Did you mean 'reproduce'"),
     (("run",), "Missing argument 'EXPERIMENT'"),
     (("run", "latent_usage", "seeds=[0]"), "unexpected extra argument"),
     (("run", "01_infovae_in_one_page"), "infovae_in_one_page is a notebook and no experiment: open it by `make lab`"),
@@ -131,6 +131,9 @@ ENVIRONMENT = [
     ({"INFOVAE_WORKERS": "two"}, 2, "INFOVAE_WORKERS must be a whole number from 1 to 1024, got 'two'"),
     ({"INFOVAE_WORKERS": "²"}, 2, "INFOVAE_WORKERS must be"),
     ({"INFOVAE_WORKERS": "9" * 5000}, 2, r"INFOVAE_WORKERS must be.*\.\.\. 9"),
+    ({"INFOVAE_TRAIN": "false"}, 2, "INFOVAE_TRAIN must be 0 or 1, got 'false'"),
+    ({"INFOVAE_PUBLISHED": "no"}, 2, "INFOVAE_PUBLISHED must be 0 or 1, got 'no'"),
+    ({"INFOVAE_CHECKPOINT_SECONDS": "0"}, 2, "INFOVAE_CHECKPOINT_SECONDS must be a positive number, got '0'"),
     ({"INFOVAE_COMPILE": "yes"}, 2, "INFOVAE_COMPILE must be 0 or 1, got 'yes'"),
     ({"INFOVAE_DEVICE": "warp"}, 2, "INFOVAE_DEVICE='warp' cannot be used: Expected one of cpu, cuda"),
     ({"INFOVAE_DEVICE": "meta"}, 2, "INFOVAE_DEVICE='meta' cannot be used"),

@@ -50,6 +50,18 @@ def test_nothing_is_written_beside_a_package_outside_its_repository(
     assert project_path("INFOVAE_STORE", ".infovae") == Path.cwd() / "kept"
 
 
+def test_what_follows_from_a_profiles_data_set_is_left_to_follow_from_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, object]] = []
+
+    def stop(name: str, parameters: dict[str, object], folder: Path) -> None:
+        asked.append(parameters)
+        raise ParameterError("stopped")
+
+    monkeypatch.setattr("infovae.reproduce.run_experiment", stop)
+    result = CliRunner().invoke(main, ["run", "semi_supervised", "--profile", "fashion", "-p", "dataset=digits"])
+    assert "stopped" in result.output and "n_train" not in asked[0] and asked[0]["dataset"] == "digits"
+
+
 def test_a_user_without_a_home_is_told_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])

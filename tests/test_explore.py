@@ -31,6 +31,8 @@ def test_each_objective_has_one_model_of_the_nearest_dimension(store: Store, tmp
     assert list(explore.load_each(store.root, 3)) == ["elbo", "mmd"]  # of the comparison's dimensions the nearest
     assert list(explore.load_each(store.root, 3, exactly=True)) == ["elbo"]
     assert explore.load_each(store.root, 5, exactly=True) == {}
+    with pytest.raises(ParameterError, match=r"no model in .* has a code"):
+        explore.load_each(store.root, 2, objective="unconditional")
     with pytest.raises(ParameterError, match=r"no model in .* is steps=3"):
         explore.load_each(store.root, 2, steps=3)
     assert list(explore.tabulate(models.values())["objective"]) == ["VAE", "MMD"]
@@ -40,7 +42,7 @@ def test_neighbours_and_distances_are_those_of_every_pair() -> None:
     rng = np.random.default_rng(0)
     images, others = rng.random((7, 8, 8)), rng.random((30, 8, 8))
     distances = np.sqrt(((images[:, None] - others[None]) ** 2).sum((2, 3)))
-    places, found = explore.nearest(images, others, chunk=3)
+    places, found = explore.nearest(images, others)
     np.testing.assert_array_equal(places, distances.argmin(1))
     np.testing.assert_allclose(found, distances.min(1), rtol=1e-4)
 

@@ -21,7 +21,7 @@ def runs_of(*choices: dict[str, Any], **metrics: Any) -> pd.DataFrame:
 
 
 def published(runs: pd.DataFrame, name: str = "sensitivity") -> dict[str, Published]:
-    return {name: Published(make_experiment(name, {}), runs, None)}
+    return {name: Published(make_experiment(name, {}), runs, pd.DataFrame())}
 
 
 MEASURED = {"squared_mmd": 0.1, "log_det_cov_per_dim_test": -0.5, "mutual_information": 5.0, "reconstruction_nll": 80.0}

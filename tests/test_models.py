@@ -126,8 +126,9 @@ def test_a_damaged_or_foreign_record_is_named(published: Path) -> None:
     record.write_bytes(record.read_bytes().replace(b'"steps": 20', b'"steps": 21'))
     with pytest.raises(DataError, match=f"{record.name} is damaged"):
         load("quick", lambda_=784.0)
-    record.write_bytes(b"{")
-    assert load("quick").config.lambda_ == 10  # what cannot be read is left out
+    for damaged in (b"{", b'{"config": null}'):
+        record.write_bytes(damaged)
+        assert load("quick").config.lambda_ == 10  # what cannot be read is left out
 
 
 def test_weights_of_another_model_are_refused(store: Store) -> None:
@@ -287,3 +288,5 @@ def test_codes_go_into_a_scikit_learn_pipeline() -> None:
         unfitted.fit(16 * X)
     with pytest.raises(ParameterError, match="encoder_width"):
         clone(unfitted).set_params(overrides={"encoder_width": 0}).fit(X)
+    overridden = clone(unfitted).set_params(overrides={"steps": 2, "encoder_width": 4}).fit(X)
+    assert overridden.trained_.config.steps == 2

@@ -166,7 +166,7 @@ REFUSED = [
     (("run", "latent_usage", "-p", "latent_dim=0"), "latent_dim"),
     (("run", "latent_use",), "did you mean 'latent_usage'"),
     (("reproduce", "--profile", "quik"), "did you mean 'quick'"),
-    (("repoduce",), "did you mean 'reproduce'"),
+    (("repoduce",), "Did you mean 'reproduce'"),
 ]  # fmt: skip
 
 

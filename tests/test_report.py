@@ -109,14 +109,14 @@ def test_missing_runs_are_said_by_experiment_reason_and_condition() -> None:
             "objective": ["mmd", "mmd", "stein"],
         }
     )
-    published = {"divergence_comparison": Published(wanted["divergence_comparison"], runs, None)}
+    published = {"divergence_comparison": Published(wanted["divergence_comparison"], runs, pd.DataFrame())}
     assert describe_missing(published, wanted, ["paper"]).splitlines() == [
         "- Latent usage: no run of it.",
         "- Divergence comparison: 2 of 3 runs have no result (1 not run, 1 failed: \\<b>); none for latent dimension "
         "40; none for objective Stein.",
         "- No results of these profiles are published: paper.",
     ]
-    whole = {"latent_usage": Published(wanted["latent_usage"], runs.assign(status="done"), None)}
+    whole = {"latent_usage": Published(wanted["latent_usage"], runs.assign(status="done"), pd.DataFrame())}
     assert "Every run" in describe_missing(whole, {"latent_usage": wanted["latent_usage"]}, [])
 
 
@@ -135,10 +135,11 @@ def test_ledger_is_shown_whole_and_what_is_decided_stands_first() -> None:
     )
 
 
-def test_history_without_a_finished_run_is_none(tmp_path: Path) -> None:
-    for content, is_none in (("\n", True), ("run_id,step\na,1\n", False)):
+def test_history_without_a_finished_run_has_no_row(tmp_path: Path) -> None:
+    for content, n_rows in (("\n", 0), ("run_id,step\na,1\n", 1)):
         (tmp_path / "history.csv").write_text(content)
-        assert (_load_history(tmp_path / "history.csv") is None) == is_none
+        history = _load_history(tmp_path / "history.csv")
+        assert len(history) == n_rows and {"run_id", "step"} <= set(history)
 
 
 TABLE = pd.DataFrame(
@@ -230,7 +231,7 @@ def test_committed_results_are_complete_and_recompute(folder: Path) -> None:
         pd.testing.assert_frame_equal(experiment.table(runs), table, check_dtype=False, rtol=1e-9)
         executed = (folder / name / "notebook.ipynb").read_text(encoding="utf-8")
         assert '"output_type": "error"' not in executed
-    histories = {name: found.history for name, found in published.items() if found.history is not None}
+    histories = {name: found.history for name, found in published.items() if len(found.history)}
     made = ledger({name: found.runs for name, found in published.items()}, histories)
     committed = pd.read_csv(folder / "claims.csv")
     pd.testing.assert_frame_equal(pd.read_csv(StringIO(made.to_csv(index=False))), committed, rtol=1e-9)

@@ -13,7 +13,7 @@ import nbformat
 import pytest
 
 from infovae.config import PROJECT_ROOT
-from infovae.site import SYMBOLS, read, render_markdown, render_notebook
+from infovae.site import SYMBOLS, render_markdown, render_notebook, style
 
 RESULTS = PROJECT_ROOT / "results"
 PAGES = sorted(path for path in RESULTS.glob("*/**/*.html") if path.relative_to(RESULTS).parts[0] != "custom")
@@ -32,8 +32,8 @@ class Page(HTMLParser):
         self.ids: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.feed(self.text)
-        for style in (r"@import\s+[\"']?([^\"';]+)", r"url\([\"']?([^\"')]+)"):
-            self.loads += re.findall(style, self.text)
+        for pattern in (r"@import\s+[\"']?([^\"';]+)", r"url\([\"']?([^\"')]+)"):
+            self.loads += re.findall(pattern, self.text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = dict(attrs)
@@ -133,6 +133,11 @@ def test_equations_become_mathml(tmp_path: Path) -> None:
     assert "<code>\\frac</code> $5" in page.text, "what is no equation stands there as it is"
 
 
+def test_every_heading_has_an_id_of_its_own(tmp_path: Path) -> None:
+    page = make_page(tmp_path, [nbformat.v4.new_markdown_cell("## C\n\n## C\n\n## C 2\n\n## C")])
+    assert [each["id"] for each in page.all("h2")] == ["c", "c-2", "c-2-2", "c-3"]
+
+
 @pytest.mark.parametrize("path", sorted((PROJECT_ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_every_equation_of_a_notebook_converts(path: Path, tmp_path: Path) -> None:
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
@@ -167,7 +172,7 @@ def test_cells_of_tables_say_what_they_hold(tmp_path: Path) -> None:
 
 
 def test_style_speaks_of_every_class_that_a_verdict_has() -> None:
-    assert all(f".{verdict.replace(' ', '-')}" in read("style.css") for verdict in SYMBOLS)
+    assert all(f".{verdict.replace(' ', '-')}" in style() for verdict in SYMBOLS)
 
 
 def browse(path: Path, folder: Path) -> tuple[list[str], list[str]]:

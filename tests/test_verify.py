@@ -49,6 +49,19 @@ def test_each_condition_has_its_outcome(tmp_path: Path, new: dict[str, list[floa
     assert ("mutual_information" in str(found[0])) == (outcomes[0] == "different")
 
 
+def test_the_pixel_baseline_is_compared_though_it_has_no_latent_dimension(tmp_path: Path) -> None:
+    for name, error in (("old", 0.1), ("same", 0.1), ("other", 0.9)):
+        target = tmp_path / name / "semi_supervised"
+        target.mkdir(parents=True)
+        row = {"run_id": "p", "status": "done", "seed": 0, "objective": "pixels", "latent_dim": math.nan}
+        pd.DataFrame([{**row, "svm_error": error}]).to_csv(target / "runs.csv", index=False)
+        (target / "parameters.json").write_bytes(
+            to_json(make_experiment("semi_supervised", {}).model_dump(mode="json"))
+        )
+    found = [compare(tmp_path / "old", tmp_path / name)[0].outcome for name in ("same", "other")]
+    assert found == ["identical", "different"]
+
+
 def test_missing_experiment_is_a_difference(tmp_path: Path) -> None:
     publish(tmp_path / "old", OLD)
     publish(tmp_path / "new", OLD)

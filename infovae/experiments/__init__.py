@@ -242,7 +242,7 @@ E = TypeVar("E", bound=Experiment)
 def make(cls: type[E], parameters: Mapping[str, Any]) -> E:
     """Return the validated experiment of a class; see `make_experiment`."""
     try:
-        return cls.model_validate(dict(parameters))
+        return cls.model_validate(parameters)
     except ValidationError as error:
         raise ParameterError(explain(error, cls)) from None
 

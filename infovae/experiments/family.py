@@ -77,7 +77,7 @@ class Family(ImageExperiment):
             line, loss = OBJECTIVE_LINES[name]
             runs = [self.config(objective=name, latent_dim=dim) for dim in self.latent_dims]
             weights = {
-                "1 − α": (run.rate_weight for run in runs),
+                "1 − α": (1 - run.alpha for run in runs),
                 "λ + α − 1": (run.divergence_weight for run in runs),
             }
             rows.append(

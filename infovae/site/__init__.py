@@ -49,7 +49,7 @@ def render_notebook(notebook: Path, home: str = "", command: str = "", code: boo
     given: dict[str, Any] = {
         "home": home,
         "command": command,
-        "style": read("style.css") + _highlighting(),
+        "style": style(),
         "title": heading[1].replace("$", "") if heading else notebook.stem,
         "files": sorted(path.name for path in notebook.parent.iterdir() if path.suffix == ".csv"),
     }
@@ -105,14 +105,11 @@ def _mark_cell(match: re.Match[str]) -> str:
     return f'<td class="{name}">{match[1]}</td>' if name else f"<td>{match[1]}</td>"
 
 
-def read(name: str) -> str:
-    """Return the text of a file of this package."""
-    return resources.files("infovae.site").joinpath(name).read_text(encoding="utf-8")
-
-
 @lru_cache
-def _highlighting() -> str:
+def style() -> str:
+    """Return the style of a page, and of the code on it."""
     from pygments.formatters import HtmlFormatter  # type: ignore[import-untyped]
 
-    light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark"))
-    return f"{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
+    own = resources.files("infovae.site").joinpath("style.css").read_text(encoding="utf-8")
+    light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("default", "github-dark"))
+    return f"{own}{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from html import escape, unescape
 from xml.etree.ElementTree import tostring
@@ -15,15 +16,16 @@ class Renderer(IPythonRenderer):
 
     def __init__(self) -> None:
         super().__init__(escape=True, allow_harmful_protocols=False, exclude_anchor_links=True)
-        self.ids: list[str] = []
+        self.ids: set[str] = set()
 
     def heading(self, text: str, level: int, **attrs: object) -> str:
         """Return a heading whose id follows from its words."""
         words = unescape(re.sub(r"(?s)<math.*?</math>|<[^>]*>", "", text)).lower()
-        name = re.sub(r"[^a-z0-9]+", "-", words).strip("-") or "section"
-        self.ids.append(name)
-        n = self.ids.count(name)
-        return f'<h{level} id="{name}{f"-{n}" if n > 1 else ""}">{text}</h{level}>\n'
+        first = re.sub(r"[^a-z0-9]+", "-", words).strip("-") or "section"
+        numbered = (f"{first}-{n}" for n in itertools.count(2))
+        name = next(name for name in itertools.chain([first], numbered) if name not in self.ids)
+        self.ids.add(name)
+        return f'<h{level} id="{name}">{text}</h{level}>\n'
 
     def block_math(self, body: str) -> str:
         """Return `$$...$$` as MathML on a line of its own."""
