@@ -70,6 +70,7 @@ def figures(name: str, status: str = "done") -> dict[str, Captioned]:
     runs = made_up(name, status)
     available = {
         "runs": runs,
+        "learning_rate": 1e-3,
         "history": made_up_history(runs),
         "arrays": [made_up_arrays(run) if status == "done" else {} for run in runs.to_dict("records")],
     }

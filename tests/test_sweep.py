@@ -401,7 +401,7 @@ def test_interrupted_cell_ends_within_seconds_and_says_one_sentence(tmp_path: Pa
     rest, bar = process.stdout.read(), process.stderr.read()
     assert said.startswith("stopped. Finished runs, and the last checkpoints of the others, are kept"), said
     assert rest.startswith("the end") and rest.count("\n") == 1, rest + bar
-    assert "starting workers" in bar and all(" left | " in line for line in bar.split("\n") if line), bar
+    assert "starting workers" in bar and all(" gone | " in line for line in bar.split("\n") if line), bar
     assert seconds < 5
 
 
