@@ -167,7 +167,7 @@ def plot_five_panels(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
         done,
         f"Measured the authors’ way. {plotting.spread(runs)} Closer to 0 is better in the first three panels, higher "
         f"in the fourth. The training curves are of validation images, in {_headline_dim(runs):g} dimensions; "
-        "estimates below 0 are not drawn." + (theirs_too if len(theirs) else ""),
+        f"estimates below 0 are not drawn.{plotting.bold(runs)}" + (theirs_too if len(theirs) else ""),
     )
 
 
