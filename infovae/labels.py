@@ -106,7 +106,7 @@ LABELS = {
     "squared_mmd_point_mass": "squared MMD of a point at 0",
     "squared_mmd_authors": "squared MMD, authors’ way",
     "squared_mmd_grey": "the same, normalised by running statistics",
-    "log_det_cov_total_authors": "log det Cov[q(z)], authors’ way",
+    "log_det_cov_total_authors": "log det Cov[q(z)], total, authors’ way",
     "log_det_cov_per_dim": "log det Cov[q(z)] / dim",
     "log_det_cov_per_dim_test": "log det Cov[q(z)] / dim, test images",
     "log_det_cov_per_dim_train": "log det Cov[q(z)] / dim, training images",

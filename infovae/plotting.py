@@ -326,4 +326,5 @@ def spread(runs: pd.DataFrame) -> str:
     """Say in a caption's words how the seeds are drawn."""
     n = finished(runs)["seed"].nunique()
     bars = "; thin bars are 95 % intervals over seeds and may leave the frame" if n >= SEEDS_FOR_INTERVAL else ""
-    return f"Dots are single runs ({n} seed{'s' if n != 1 else ''}), lines join the means{bars}."
+    seeds = f"{n} seed{'s' if n != 1 else ''}"
+    return f"Small symbols are single runs ({seeds}), large ones their means, joined by lines{bars}."

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from infovae.plotting import Captioned
 
 
+AT_CAP = 0.01
+"""Nats below the cap of its estimate from which I(x;z) is only known to be at least the cap."""
+
+
 class Published(NamedTuple):
     """An experiment as a results folder has it; `history` has no row where none was published."""
 
@@ -123,7 +127,8 @@ def write_tables(experiment: Experiment, runs: pd.DataFrame, folder: Path) -> No
 def format_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table with each metric and its interval in one cell, "mean ± half-width"; "–" for no number.
 
-    Columns and objectives have the names that a reader sees. A metric without any number is left out.
+    Columns and objectives have the names that a reader sees. A metric without any number is left out. I(x;z) at the cap
+    of its estimate stands as "≥ cap".
     """
     readable = pd.DataFrame(index=table.index)
     for column in table.columns:
@@ -131,10 +136,17 @@ def format_table(table: pd.DataFrame) -> pd.DataFrame:
         if column.endswith("_ci95") or (interval is not None and table[column].isna().all()):
             continue
         if interval is not None:
-            readable[column] = [
+            cells = [
                 format_number(m) + (f" ± {format_number(c)}" if c == c else "")
                 for m, c in zip(table[column], interval, strict=True)
             ]
+            if column == "mutual_information" and "mutual_information_cap" in table:
+                caps = table["mutual_information_cap"]
+                at_cap = table[column] > caps - AT_CAP
+                cells = [
+                    f"≥ {format_number(cap)}" if at else cell for cell, cap, at in zip(cells, caps, at_cap, strict=True)
+                ]
+            readable[column] = cells
         elif column == "objective":
             readable[column] = table[column].map(objective_name)
         elif column == "variant":
@@ -205,6 +217,10 @@ def show_table(table: pd.DataFrame) -> Markdown:
         readable = readable.drop(columns=same)
     if readable.map(lambda cell: "±" in str(cell)).any(axis=None):
         notes.append("±: half of the 95 % interval of the mean over seeds, by Student; of few seeds it is wide.")
+    if "KL(q(z) ‖ p(z)), nats" in readable and (readable["KL(q(z) ‖ p(z)), nats"] == "–").any():
+        notes.append(
+            "–: not computable, since I(x;z) is at the cap of its estimate; the rate less I(x;z) is an upper bound."
+        )
     lines = [to_markdown(readable) if len(table) else "Nothing is measured.", *map(as_markdown, notes)]
     return Markdown("\n\n".join(lines))
 
@@ -276,7 +292,8 @@ def show_course(claims: pd.DataFrame) -> Markdown:
     watched = claims[claims["at_half"].notna()]
     columns = {"after a quarter": "at_quarter", "after a half": "at_half", "at the end": "at_end"}
     readable = {words: watched[column].map(format_number) for words, column in columns.items()}
-    turned = watched["open_because"].fillna("").str.contains("sign changed").map({True: "yes", False: "no"})
+    bound = watched["holds"].str.split().str[-1].astype(float)
+    turned = ((watched["at_half"] - bound) * (watched["at_end"] - bound) < 0).map({True: "yes", False: "no"})
     holds = watched["measured"] + ": " + watched["holds"]
     words = {"statement": watched["statement"], "holds": holds, **readable, "changed its side": turned}
     return show_table(pd.DataFrame(words))
@@ -287,15 +304,15 @@ def show_course(claims: pd.DataFrame) -> Markdown:
 
 def describe_budget(experiment: Experiment, runs: pd.DataFrame) -> str:
     """Say in one sentence what the numbers of an experiment rest on."""
-    n_seeds, done = len(experiment.seeds), runs[runs["status"] == "done"]
+    n_seeds, size, done = len(experiment.seeds), experiment.batch_size, runs[runs["status"] == "done"]
     seconds = done["train_seconds"].sum() if "train_seconds" in done else 0.0
     sizes = sorted(set(runs["n_train"]))
     epochs = [f"{experiment.steps * experiment.batch_size / n:.3g}" for n in sizes]
     finished = f"{len(runs)}" if len(done) == len(runs) else f"{len(done)} of {len(runs)}"
     return (
         f"{finished} runs on {experiment.dataset}, {n_seeds} seed{'s' if n_seeds > 1 else ''}, "
-        f"{', '.join(f'{n:,}' for n in sizes)} training images, {experiment.steps:,} steps of {experiment.batch_size} "
-        f"({', '.join(epochs)} epoch{'' if epochs == ['1'] else 's'}), {seconds:,.0f} s of training in all"
+        f"{' or '.join(f'{n:,}' for n in sizes)} training images, {experiment.steps:,} steps of {size} "
+        f"images ({' or '.join(epochs)} epoch{'' if epochs == ['1'] else 's'}), {seconds:,.0f} s of training in all"
     )
 
 
@@ -379,7 +396,7 @@ def describe_results(profile: str, folder: Path, published: Mapping[str, Publish
     models = {run_id for runs in done for run_id in runs["run_id"]}
     data = dict.fromkeys(str(name) for runs in done for name in runs["dataset"])
     n_experiments = f"{len(published)} experiment{'s' if len(published) != 1 else ''}"
-    words = as_markdown(f"Profile {profile}: {n_experiments}, {len(models)} models, on {', '.join(data)}{where}.")
+    words = as_markdown(f"Profile {profile}: {n_experiments} on {len(models)} models, on {', '.join(data)}{where}.")
     return words + (" [All packages](environment.json)." if facts else "")
 
 

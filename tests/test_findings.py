@@ -6,7 +6,7 @@ import pandas as pd
 
 from infovae.config import RunConfig
 from infovae.experiments import make_experiment
-from infovae.findings import FINDINGS, compare_ways, list_findings, match, pool
+from infovae.findings import FINDINGS, code_used, compare_ways, list_findings, match, pool
 from infovae.report import Published
 
 
@@ -68,15 +68,15 @@ def test_every_finding_is_said_where_its_runs_are_and_left_out_where_not() -> No
         squared_mmd_authors=0.0003, squared_mmd_grey=0.0098,
     )  # fmt: skip
     said = list_findings(published(runs) | published(runs[runs["steps"] == 1000], "divergence_comparison"))
-    assert "no runs for it" not in said and said.count("\n") == len(FINDINGS) + 1
-    assert "is 0.0003 in this way (1 seed), and 0.0098 with the running statistics" in said
+    assert "no runs for it" not in said and said.count("\n") == len(FINDINGS) + 2
+    assert "(1 seed) is 0.0003 on grey images so normalised, 0.0098 on the same images with the running" in said
     assert "MMD at λ = 784 (1 seed): 5 nats with batch norm; 0.01 nats (empty) without a norm" in said
     assert "β = 78.4" in said and "Its code holds 0 nats (empty); that of the ELBO itself 5 nats" in said
     assert "1.75 percentage points" in said
     assert "100 steps (0.2 epochs)" in said and "1,000 steps (2 epochs)" in said
     assert "critic 50 times slower" in said and "λ = 1:" in said
     nothing = list_findings({})
-    assert nothing.startswith("- Left out") and nothing.count("*, *") == len(FINDINGS) + 1
+    assert nothing.startswith("- Left out") and nothing.count("*, *") == len(FINDINGS) + 2
 
 
 def test_ways_of_measuring_stand_side_by_side_in_one_unit() -> None:
@@ -84,5 +84,13 @@ def test_ways_of_measuring_stand_side_by_side_in_one_unit() -> None:
     table = compare_ways(runs).iloc[0]
     assert table["log det Cov[q(z)] / dim: ours"] == "-0.5"
     assert table["log det Cov[q(z)] / dim: authors’ way"] == "-2"
-    assert table["SVM error, %: authors’ way"] == "5" and table["SVM error, %: ours"] == "–"
+    assert table["SVM error on a draw of z, %: authors’ way"] == "5"
+    assert table["SVM error on a draw of z, %: ours"] == "–"
     assert compare_ways(pool({})).empty
+
+
+def test_use_of_the_code_is_said_by_its_cap_or_in_nats() -> None:
+    changes = [{"objective": "elbo", "seed": 0}, {"objective": "elbo", "seed": 1}, {"objective": "mmd", "seed": 0}]
+    runs = runs_of(*changes).assign(mutual_information=[0.5, 0.7, 9.21], mutual_information_cap=9.2103)
+    expected = "VAE 0.6 (0.5 to 0.7) nats (empty); MMD 9.21 nats or more, the cap of the estimate."
+    assert code_used(runs) == f"I(x;z) on test images (2 seeds): {expected}"

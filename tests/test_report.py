@@ -28,6 +28,7 @@ from infovae.report import (
     publish,
     require_published,
     show_claims,
+    show_course,
     show_published,
     show_table,
     summarize,
@@ -175,6 +176,19 @@ def test_what_is_the_same_in_every_row_stands_once_below_the_table() -> None:
     assert "a\\_b" not in waiting and "\n\nNot run yet: 1 of 2 rows." in waiting
     failed = show_table(TABLE.assign(n_seeds=[0, 1], n_missing=[3, 0], why_missing=["failed: loss is nan", ""])).data
     assert "failed: loss is nan" in failed and "Not run" not in failed
+
+
+def test_information_at_its_cap_is_said_to_be_at_least_that() -> None:
+    table = pd.DataFrame({"objective": ["elbo", "mmd"], "n_seeds": [3, 3], "n_missing": 0, "why_missing": ""})
+    table["mutual_information"], table["mutual_information_cap"] = [1.5, 9.2103], 9.2103
+    table = table.assign(mutual_information_ci95=0.1, mutual_information_cap_ci95=0.0)
+    assert list(format_table(table)["I(x;z), nats"]) == ["1.5 ± 0.1", "≥ 9.21"]
+
+
+def test_what_changed_its_side_is_read_off_the_numbers() -> None:
+    rows = {"at_quarter": [1.0] * 3, "at_half": [-0.1, 0.2, -0.1], "at_end": [0.1, 0.1, -0.2], "holds": "below 0"}
+    claims = pd.DataFrame(rows).assign(statement="s", measured="m", open_because=["one seed", "", ""])
+    assert [line.split(" | ")[-1] for line in show_course(claims).data.splitlines()[2:]] == ["yes |", "no |", "no |"]
 
 
 def test_preview_fits_the_terminal_and_leaves_out_no_metric(tmp_path: Path) -> None:

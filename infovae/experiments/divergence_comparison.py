@@ -115,7 +115,7 @@ AUTHORS_PANELS = {
     "squared_mmd": ("squared_mmd_authors", "squared MMD of q(z) and p(z)", 1e-5),
     "log_det_cov_total": ("log_det_cov_total_authors", "log det Cov[q(z)], total", 0.1),
     "class_cross_entropy": ("class_cross_entropy_authors", "class cross-entropy, nats", 1e-3),
-    "accuracy_1000_labels": ("accuracy_authors", "accuracy with few labels", None),
+    "accuracy_1000_labels": ("accuracy_authors", "accuracy with few labels, draws of z", None),
 }
 """The authors' metric -> our column that is measured their way, title, and where a logarithmic axis becomes linear."""
 
