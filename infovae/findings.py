@@ -74,9 +74,10 @@ def say_match(runs: pd.DataFrame) -> str:
 
 
 def count_seeds(runs: pd.DataFrame) -> str:
-    """Return "1 seed" or "3 seeds"."""
-    n = runs["seed"].nunique()
-    return f"{n} seed{'s' if n != 1 else ''}"
+    """Return "1 seed", "3 seeds", or "1 to 3 seeds" where objectives have different numbers of them."""
+    numbers = runs.groupby("objective")["seed"].nunique()
+    low, high = numbers.min(), numbers.max()
+    return f"{high} seed{'s' if high != 1 else ''}" if low == high else f"{low} to {high} seeds"
 
 
 def nearest_to_prior(runs: pd.DataFrame) -> str:

@@ -93,4 +93,4 @@ def test_use_of_the_code_is_said_by_its_cap_or_in_nats() -> None:
     changes = [{"objective": "elbo", "seed": 0}, {"objective": "elbo", "seed": 1}, {"objective": "mmd", "seed": 0}]
     runs = runs_of(*changes).assign(mutual_information=[0.5, 0.7, 9.21], mutual_information_cap=9.2103)
     expected = "VAE 0.6 (0.5 to 0.7) nats (empty); MMD 9.21 nats or more, the cap of the estimate."
-    assert code_used(runs) == f"I(x;z) on test images (2 seeds): {expected}"
+    assert code_used(runs) == f"I(x;z) on test images (1 to 2 seeds): {expected}"
