@@ -149,7 +149,7 @@ def run(experiment: str, parameters: tuple[str, ...], profile: str | None) -> No
         if experiment in experiments:
             values = {**experiments[experiment].model_dump(mode="json", exclude_unset=True), **values}
     make_experiment(experiment, values)  # refuse before anything heavy is imported
-    from infovae.report import preview
+    from infovae.tables import preview
 
     folder = results_root() / "custom" / experiment
     notebook, problems = work.run_experiment(experiment, values, folder)

@@ -15,7 +15,8 @@ from infovae.config import EMPTY_CODE, OBJECTIVES, RunConfig
 from infovae.experiments import HEADLINE_DIM
 from infovae.labels import as_markdown, objective_name
 from infovae.plotting import by_objective, join
-from infovae.report import AT_CAP, Published, format_number
+from infovae.report import Published
+from infovae.tables import AT_CAP, format_number
 
 Variants = Mapping[str, Mapping[str, Any]]
 """Words for each variant -> the fields that tell it from the others, and their values."""

@@ -25,9 +25,10 @@ from typing import Any
 
 from infovae.config import PROJECT_ROOT
 from infovae.experiments import Experiment
-from infovae.report import format_command, require_published, write_tables
+from infovae.report import format_command, require_published
 from infovae.site import render_markdown, render_notebook
 from infovae.store import StoreError, to_json, write_atomically
+from infovae.tables import write_tables
 
 log = logging.getLogger(__name__)
 

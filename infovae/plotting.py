@@ -324,7 +324,7 @@ def bold(runs: pd.DataFrame) -> str:
 
 def spread(runs: pd.DataFrame) -> str:
     """Say in a caption's words how the seeds are drawn."""
-    n = finished(runs)["seed"].nunique()
-    bars = "; thin bars are 95 % intervals over seeds and may leave the frame" if n >= SEEDS_FOR_INTERVAL else ""
-    seeds = f"{n} seed{'s' if n != 1 else ''}"
-    return f"Small symbols are single runs ({seeds}), large ones their means, joined by lines{bars}."
+    seeds = finished(runs)["seed"].unique()
+    many = len(seeds) >= SEEDS_FOR_INTERVAL
+    bars = "; thin bars are 95 % intervals over seeds and may leave the frame" if many else ""
+    return f"Small symbols are single runs ({count(seeds, 'seed')}), large ones their means, joined by lines{bars}."

@@ -35,7 +35,7 @@ LAYERS = [
     ["sweep"],
     ["verdicts"],
     ["experiments"],
-    ["claims", "site", "report", "findings", "verify"],
+    ["tables", "claims", "site", "report", "findings", "verify"],
     ["notebooks", "lab"],
     ["reproduce"],
     ["__main__"],

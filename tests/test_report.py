@@ -21,22 +21,18 @@ from infovae.report import (
     _load_history,
     describe_missing,
     format_command,
-    format_table,
     list_deviations,
     load_published,
-    preview,
     publish,
     require_published,
     show_claims,
     show_course,
     show_published,
-    show_table,
     summarize,
-    to_markdown,
-    write_tables,
 )
 from infovae.reproduce import load_profile, parse_assignments, profile_names
 from infovae.site.markdown import markdown
+from infovae.tables import format_table, preview, show_table, to_markdown, write_tables
 
 
 def is_of_this_version(folder: Path) -> bool:
