@@ -96,7 +96,7 @@ test: lint
 
 ## Kill it at random moments, spread it over namespaces, give it 10,000 runs; writes results/stress.md
 stress: .venv
-	exec .venv/bin/pytest -m stress tests/test_stress.py
+	exec .venv/bin/pytest -m stress tests/runs/test_stress.py
 
 ## Open the notebooks in JupyterLab; what is saved there keeps its cells, not its outputs
 lab: .venv

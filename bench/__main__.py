@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from bench.rows import Row, count_workers, make_rows, matrix_product_rate
 from infovae.config import results_root
-from infovae.store import write_atomically
+from infovae.runs.store import write_atomically
 
 
 def measure(row: Row) -> dict[str, Any]:

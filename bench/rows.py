@@ -20,14 +20,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from infovae import config as settings
-from infovae import divergences
-from infovae.cluster import count_workers
 from infovae.config import LatentEvaluation, RunConfig
-from infovae.data import binarize
+from infovae.data.datasets import binarize
 from infovae.evaluation.latent import mutual_information
-from infovae.model import build_model
-from infovae.store import Store
-from infovae.sweep import Task, load_data, sweep
+from infovae.model import divergences
+from infovae.model.build import build_model
+from infovae.runs.cluster import count_workers
+from infovae.runs.store import Store
+from infovae.runs.sweep import Task, load_data, sweep
 from infovae.training import Training
 
 DATASET: settings.Dataset = "mnist"

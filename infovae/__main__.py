@@ -15,7 +15,8 @@ from types import FrameType
 
 import click
 
-from infovae.config import PROJECT_ROOT, dataset_name, results_root
+from infovae.config import PROJECT_ROOT, results_root
+from infovae.data.sources import dataset_name
 from infovae.refusals import ParameterError
 
 POLITE_SECONDS = 6
@@ -96,7 +97,7 @@ PROFILE = click.option("--profile", default="quick", show_default=True, help="A 
 def data(names: tuple[str, ...]) -> None:
     """Fetch and verify data sets: NAMES, or mnist; of a path, check the images of your own that it holds."""
     names = tuple(dataset_name(name) for name in names or ("mnist",))
-    from infovae.sweep import load_data
+    from infovae.runs.sweep import load_data
 
     for name in names:
         images = load_data(name)
@@ -149,7 +150,7 @@ def run(experiment: str, parameters: tuple[str, ...], profile: str | None) -> No
         if experiment in experiments:
             values = {**experiments[experiment].model_dump(mode="json", exclude_unset=True), **values}
     make_experiment(experiment, values)  # refuse before anything heavy is imported
-    from infovae.tables import preview
+    from infovae.publishing.tables import preview
 
     folder = results_root() / "custom" / experiment
     notebook, problems = work.run_experiment(experiment, values, folder)
@@ -190,7 +191,7 @@ def report(profile: str) -> None:
 @main.command()
 def lab() -> None:
     """Open the notebooks in JupyterLab; what is saved there keeps its cells, not its outputs."""
-    from infovae.lab import start
+    from infovae.publishing.lab import start
 
     start()
 

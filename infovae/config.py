@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from infovae.refusals import ParameterError, unknown_name
+from infovae.data import sources
+from infovae.refusals import ParameterError
 
 SCHEMA_VERSION = 4
 """Part of every run's id: raise it when a change alters the result of an unchanged configuration."""
@@ -26,35 +27,12 @@ EMPTY_CODE = 1.0
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 
-def dataset_name(text: str) -> str:
-    """Return the name of a data set, or the one that `sources.adopt` gives to the user's own images which a path holds.
-
-    Raises
-    ------
-    ParameterError
-        For what is neither, and for images that cannot be used.
-    """
-    from infovae import sources
-
-    path = os.path.expanduser(text)
-    try:
-        if text in sources.DATASETS or (sources.is_adopted(text) and sources.read_adopted(text)):
-            return text
-        if os.path.exists(path):
-            return sources.adopt(Path(path))
-    except sources.DataError as error:
-        raise ParameterError(str(error)) from error
-    raise ParameterError(f"{unknown_name('data set', text, sources.DATASETS)}, and no file or folder of that name")
-
-
 def all_training_images(values: dict[str, Any]) -> int:
     """Return how many training images the data set among some validated settings has."""
-    from infovae import sources
-
     return sources.facts(values["dataset"]).n_train
 
 
-Dataset = Annotated[str, AfterValidator(dataset_name)]
+Dataset = Annotated[str, AfterValidator(sources.dataset_name)]
 Decoder = Literal["pixelcnn", "gated_pixelcnn", "conv", "dense", "scalar"]
 Divergence = Literal["none", "mmd", "stein", "jensen", "wasserstein", "chi2", "kl", "sinkhorn", "sliced_wasserstein"]
 
@@ -329,8 +307,6 @@ class SampleEvaluation(Settings):
     @classmethod
     def for_dataset(cls, dataset: Dataset, n_samples: int) -> SampleEvaluation:
         """Return the evaluation by the data set's own classifier, with its default budget."""
-        from infovae import sources
-
         labelled = sources.facts(dataset).n_classes > 0
         return cls(classifier=ClassifierConfig(dataset=dataset) if labelled else None, n_samples=n_samples)
 

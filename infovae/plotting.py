@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import SymmetricalLogLocator
 
-from infovae.intervals import half_width
+from infovae.claims.intervals import half_width
 from infovae.labels import OBJECTIVE_NAMES, as_markdown, label, objective_name
 
 if TYPE_CHECKING:

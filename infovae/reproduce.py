@@ -19,7 +19,7 @@ from infovae.refusals import ParameterError, shorten, unknown_name
 if TYPE_CHECKING:
     import pandas as pd
 
-    from infovae.verify import Comparison
+    from infovae.publishing.verify import Comparison
 
 log = logging.getLogger(__name__)
 
@@ -98,9 +98,9 @@ def reproduce(profile: str, folder: Path) -> list[str]:
     lacks is said, and an experiment without any run is not published. Each notebook is published when its runs are
     there; the runs themselves and the report are last.
     """
-    from infovae.notebooks import execute_experiment, execute_further, execute_report, hold, noting, withdraw
-    from infovae.store import Store
-    from infovae.sweep import collect, merge, plan, publish_runs, sweep, task_id, trains
+    from infovae.publishing.notebooks import execute_experiment, execute_further, execute_report, hold, noting, withdraw
+    from infovae.runs.store import Store
+    from infovae.runs.sweep import collect, merge, plan, publish_runs, sweep, task_id, trains
 
     experiments = load_profile(profile)
     require_settings(experiments.values())
@@ -140,7 +140,7 @@ def train(profile: str) -> list[str]:
 
     The most valuable runs come first, so that what is done when it is stopped can be published: see `_value`.
     """
-    from infovae.sweep import sweep
+    from infovae.runs.sweep import sweep
 
     experiments = load_profile(profile)
     require_settings(experiments.values())
@@ -173,8 +173,8 @@ def report(profile: str, folder: Path) -> None:
     NotebookError
         When the notebook failed.
     """
-    from infovae.notebooks import execute_report, hold
-    from infovae.report import require_published
+    from infovae.publishing.notebooks import execute_report, hold
+    from infovae.publishing.report import require_published
 
     require_published(profile, folder)  # refuse before a kernel starts
     with hold(folder):
@@ -190,8 +190,8 @@ def verify(profile: str) -> tuple[list[Comparison], list[str]]:
     """
     import tempfile
 
-    from infovae.notebooks import environment
-    from infovae.verify import compare
+    from infovae.publishing.notebooks import environment
+    from infovae.publishing.verify import compare
 
     committed = results_root() / profile
     if not (committed / "claims.csv").is_file():
@@ -205,8 +205,8 @@ def verify(profile: str) -> tuple[list[Comparison], list[str]]:
 
 def run_experiment(name: str, parameters: dict[str, Any], folder: Path) -> tuple[Path, list[str]]:
     """Run one experiment with new parameters into `folder`; return its executed notebook and what went wrong."""
-    from infovae.notebooks import execute_experiment, hold
-    from infovae.sweep import sweep
+    from infovae.publishing.notebooks import execute_experiment, hold
+    from infovae.runs.sweep import sweep
 
     experiment = make_experiment(name, parameters)
     require_settings([experiment])
@@ -235,10 +235,10 @@ def require_settings(experiments: Iterable[Experiment]) -> None:
     StoreError
         When the store cannot be written.
     """
-    from infovae.cluster import count_workers
-    from infovae.notebooks import FURTHER, make_folder, require_source
-    from infovae.store import Store
-    from infovae.sweep import checkpoint_seconds, trains
+    from infovae.publishing.notebooks import FURTHER, make_folder, require_source
+    from infovae.runs.cluster import count_workers
+    from infovae.runs.store import Store
+    from infovae.runs.sweep import checkpoint_seconds, trains
     from infovae.training import choose_device, compiles
 
     for read in (choose_device, compiles, count_workers, checkpoint_seconds, trains):
@@ -250,7 +250,7 @@ def require_settings(experiments: Iterable[Experiment]) -> None:
 
 def write_environment(folder: Path) -> None:
     """Write environment.json: the versions and the kind of machine that the results were made with."""
-    from infovae.store import to_json, write_atomically
+    from infovae.runs.store import to_json, write_atomically
     from infovae.training import choose_device
 
     facts = {

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from infovae import divergences
 from infovae.config import RunConfig
-from infovae.data import Batches, ImageData, observe, static_binarization
+from infovae.data.datasets import Batches, ImageData, observe, static_binarization
 from infovae.evaluation import WATCH_SEED_OFFSET, encode, latent
-from infovae.model import Model, build_model
-from infovae.networks import cast_weights, spread_means
-from infovae.objective import Terms, charged_rate, info_vae_loss, make_divergence, make_lambda
+from infovae.model import divergences
+from infovae.model.build import Model, build_model
+from infovae.model.networks import cast_weights, spread_means
+from infovae.model.objective import Terms, charged_rate, info_vae_loss, make_divergence, make_lambda
 from infovae.refusals import ParameterError, flag, shorten
 
 N_LOGGED = 20
@@ -58,7 +58,7 @@ def train(config: RunConfig, data: ImageData, device: torch.device, progress: Pr
 class Training:
     """A run in progress: its model, optimiser, random streams, place in the data and history.
 
-    It may stop after any step and go on elsewhere, to the same bits: see `infovae.checkpoint`.
+    It may stop after any step and go on elsewhere, to the same bits: see `infovae.runs.checkpoint`.
     """
 
     def __init__(self, config: RunConfig, data: ImageData, device: torch.device) -> None:

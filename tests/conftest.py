@@ -11,10 +11,10 @@ import pytest
 import torch
 from hypothesis import settings
 
-from infovae.cluster import Job
 from infovae.config import PROJECT_ROOT, RunConfig
-from infovae.data import ImageData, load
-from infovae.store import Store, StoreError
+from infovae.data.datasets import ImageData, load
+from infovae.runs.cluster import Job
+from infovae.runs.store import Store, StoreError
 
 settings.register_profile("shared-machine", deadline=None)  # a slow machine is not a failing test
 settings.load_profile("shared-machine")
@@ -69,7 +69,7 @@ def execute_here(
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sweeps start no cluster."""
-    monkeypatch.setattr("infovae.sweep.execute", execute_here)
+    monkeypatch.setattr("infovae.runs.sweep.execute", execute_here)
 
 
 def tiny(**changes: object) -> RunConfig:

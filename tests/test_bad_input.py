@@ -21,15 +21,16 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infovae import notebooks, reproduce
-from infovae import sweep as sweep_module
+from infovae import reproduce
 from infovae.__main__ import main
 from infovae.config import PROJECT_ROOT
+from infovae.data.parsers import to_idx
+from infovae.data.sources import IDX_FILES
 from infovae.experiments import MODULES, make_experiment
-from infovae.parsers import to_idx
+from infovae.publishing import notebooks
 from infovae.refusals import ParameterError
-from infovae.sources import IDX_FILES
-from infovae.store import StoreError, write_atomically
+from infovae.runs import sweep as sweep_module
+from infovae.runs.store import StoreError, write_atomically
 from infovae.training import choose_device
 
 SECONDS = 5

@@ -17,8 +17,8 @@ from bench.__main__ import measure, run
 from bench.rows import Row
 from infovae.config import RunConfig, SampleEvaluation
 from infovae.evaluation import evaluate
-from infovae.store import Store
-from infovae.sweep import Task
+from infovae.runs.store import Store
+from infovae.runs.sweep import Task
 from infovae.training import is_logged, train
 
 UNITS = {"images/s", "share", "spreads", "s", "MB"}

@@ -14,13 +14,15 @@ from typing import Any
 
 import nbformat
 import pytest
-from test_site import CHROMIUM
+from pages import CHROMIUM
 from websocket import create_connection
 
 from infovae.config import PROJECT_ROOT
-from infovae.notebooks import FIRST_NOTEBOOK
+from infovae.publishing.notebooks import FIRST_NOTEBOOK
 
-LAB = "import sys, pathlib; from infovae import lab; lab.PROJECT_ROOT = pathlib.Path(sys.argv[1]); lab.start()"
+LAB = (
+    "import sys, pathlib; from infovae.publishing import lab; lab.PROJECT_ROOT = pathlib.Path(sys.argv[1]); lab.start()"
+)
 CONFIG = {"LabApp": {"expose_app_in_browser": True}, "ServerApp": {"open_browser": False}}
 BROWSER = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 KERNEL = "jupyterapp.shell.currentWidget.sessionContext.session.kernel"

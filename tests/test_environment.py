@@ -102,9 +102,11 @@ def test_every_library_imported_is_declared() -> None:
                 assert providers & declared, f"{path.name} imports {library}, which pyproject.toml does not declare"
 
 
-def test_every_package_is_listed_for_installation() -> None:
-    packages = {".".join(path.parent.relative_to(ROOT).parts) for path in ROOT.glob("infovae/**/__init__.py")}
-    assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == packages
+def test_every_folder_is_found_for_installation() -> None:
+    """Setuptools takes each folder that the pattern names and that is a package."""
+    assert PYPROJECT["tool"]["setuptools"]["packages"]["find"] == {"include": ["infovae*"]}
+    folders = {path.parent for path in ROOT.glob("infovae/**/*.py")}
+    assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
 
 
 def test_citation_names_this_version() -> None:

@@ -9,13 +9,13 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from pages import Page, check
 from PIL import Image
 from sklearn.datasets import load_digits
-from test_site import Page, check
 
 import infovae
 from infovae.config import PROJECT_ROOT
-from infovae.notebooks import EXPLORER, FURTHER, execute
+from infovae.publishing.notebooks import EXPLORER, FURTHER, execute
 
 pytestmark = pytest.mark.timeout(600)  # seconds: a minute or two on an idle machine
 

@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from matplotlib.collections import LineCollection, PathCollection
 
-from infovae import authors, plotting
+from infovae import plotting
+from infovae.claims import authors
+from infovae.claims.intervals import half_width
 from infovae.config import OBJECTIVES
 from infovae.experiments import MODULES, amortized_inference, divergence_comparison, make_experiment
 from infovae.experiments.sensitivity import Sensitivity
-from infovae.intervals import half_width
 from infovae.plotting import Captioned
 
 SMALL: dict[str, dict[str, Any]] = {

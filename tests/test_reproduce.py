@@ -11,15 +11,15 @@ import nbformat
 import pandas as pd
 import pytest
 from conftest import command_line
-from test_site import check
+from pages import check
 
 from infovae import reproduce
 from infovae.config import PROJECT_ROOT, PixelConfig, RunConfig
 from infovae.experiments import MODULES
-from infovae.notebooks import FURTHER, execute_report
-from infovae.report import load_published
+from infovae.publishing.notebooks import FURTHER, execute_report
+from infovae.publishing.report import load_published
 from infovae.reproduce import describe_failures, load_profile
-from infovae.sweep import Task
+from infovae.runs.sweep import Task
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_training_begins_with_the_most_valuable_runs(monkeypatch: pytest.MonkeyP
         asked.extend(tasks)
         return pd.DataFrame({"run_id": ["a"], "status": ["done"]})
 
-    monkeypatch.setattr("infovae.sweep.sweep", sweep)
+    monkeypatch.setattr("infovae.runs.sweep.sweep", sweep)
     assert reproduce.train("laptop") == []
     comparison = {task.config for task in load_profile("laptop")["divergence_comparison"].grid()}
     ordered = sorted((task for task in asked if task.config in comparison), key=lambda task: task.rank)

@@ -8,13 +8,13 @@ import torch
 from conftest import tiny
 from safetensors.torch import load, save
 
-from infovae import data
 from infovae.config import OBJECTIVES, LatentEvaluation, RunConfig
-from infovae.data import Batches, ImageData
+from infovae.data import datasets
+from infovae.data.datasets import Batches, ImageData
 from infovae.evaluation import evaluate
-from infovae.model import build_model
-from infovae.objective import lambda_at
-from infovae.quadrature import posterior_metrics
+from infovae.model.build import build_model
+from infovae.model.objective import lambda_at
+from infovae.model.quadrature import posterior_metrics
 from infovae.training import (
     N_LOGGED,
     Training,
@@ -152,7 +152,7 @@ def test_bfloat16_networks_train_float32_parameters(objective: str, digits: Imag
 def test_toy_trains_in_bfloat16_where_asked_and_in_float32_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     toy = RunConfig(dataset="two_points", encoder="scalar", decoder="scalar", latent_dim=1, steps=20)
     full, half = (
-        train(toy.model_copy(update={"precision": precision}), data.load("two_points"), CPU)
+        train(toy.model_copy(update={"precision": precision}), datasets.load("two_points"), CPU)
         for precision in ("float32", "bfloat16")
     )
     assert half.history[-1]["nll"] != full.history[-1]["nll"]
@@ -171,7 +171,7 @@ def test_history_of_the_toy_has_its_exact_numbers() -> None:
         steps=20,
         learning_rate=3e-4,
     )
-    trained = train(config, data.load("two_points"), CPU)
+    trained = train(config, datasets.load("two_points"), CPU)
     exact = posterior_metrics(trained.model.encoder, trained.model.decoder)
     assert exact.items() <= trained.history[-1].items()
     assert exact["elbo"] == pytest.approx(-trained.history[-1]["loss"], abs=0.2)  # a batch and a draw apart
@@ -232,7 +232,7 @@ def test_gradients_are_clipped_entry_by_entry(digits: ImageData) -> None:
 
 def test_spread_means_start_at_the_priors_moments(digits: ImageData) -> None:
     run = Training(tiny(encoder_norm="spread"), digits, CPU)
-    mu = run.model.encoder(data.binarize(digits.train_images, torch.Generator().manual_seed(0))).mu
+    mu = run.model.encoder(datasets.binarize(digits.train_images, torch.Generator().manual_seed(0))).mu
     assert mu.mean(0).abs().max() < 0.1 and (mu.std(0) - 1).abs().max() < 0.1
     plain = Training(tiny(encoder_norm="none"), digits, CPU).model.encoder(run.validation).mu
     assert plain.std(0).max() < 0.5
@@ -241,7 +241,7 @@ def test_spread_means_start_at_the_priors_moments(digits: ImageData) -> None:
 def test_grey_images_train_under_gaussian_pixels(digits: ImageData) -> None:
     trained = train(tiny(binarization="none", decoder="conv", steps=60), digits, CPU)
     assert trained.history[-1]["nll"] < trained.history[0]["nll"] - 10
-    x = data.observe(digits.test_images, "none", torch.Generator())
+    x = datasets.observe(digits.test_images, "none", torch.Generator())
     q = trained.model.encoder(x)
     p_x = trained.model.decoder(None, q.mu)
     expected = torch.distributions.Normal(p_x.mu, p_x.std).log_prob(x.flatten(1)).sum(1)

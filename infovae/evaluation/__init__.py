@@ -16,9 +16,9 @@ from infovae.config import (
     RunConfig,
     SemiSupervisedEvaluation,
 )
-from infovae.data import ImageData
+from infovae.data.datasets import ImageData
 from infovae.evaluation.images import Evaluated, encode
-from infovae.model import Model
+from infovae.model.build import Model
 from infovae.refusals import ParameterError
 
 __all__ = ["Evaluated", "encode", "evaluate", "require_labels"]
@@ -59,7 +59,7 @@ def evaluate(
     Metrics by name, and arrays by name for the figures.
     """
     from infovae.evaluation import latent, likelihood, samples, semi_supervised
-    from infovae.quadrature import posterior_densities, posterior_metrics
+    from infovae.model.quadrature import posterior_densities, posterior_metrics
 
     generator = torch.Generator(device).manual_seed(config.seed + SEED_OFFSET)
     if isinstance(evaluation, SemiSupervisedEvaluation):

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from infovae.divergences import standard_normal_log_prob
 from infovae.evaluation.proposal import standard_normal
-from infovae.networks import Decoder
+from infovae.model.divergences import standard_normal_log_prob
+from infovae.model.networks import Decoder
 
 N_CHAINS, N_LEAPFROG = 10, 2
 """Independent chains for each image, and gradients in each transition."""

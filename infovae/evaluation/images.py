@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from infovae.config import PixelConfig, RunConfig
-from infovae.data import ImageData, observe, static_binarization
-from infovae.model import Model
-from infovae.networks import Gaussian
+from infovae.data.datasets import ImageData, observe, static_binarization
+from infovae.model.build import Model
+from infovae.model.networks import Gaussian
 
 Evaluated = tuple[dict[str, Any], dict[str, Any]]
 """Metrics by name, and arrays by name for the figures."""

@@ -16,12 +16,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from infovae import divergences
 from infovae.config import LatentEvaluation, RunConfig
-from infovae.data import ImageData, observe
+from infovae.data.datasets import ImageData, observe
 from infovae.evaluation.images import Evaluated, encode, in_batches, see
-from infovae.model import Model
-from infovae.networks import Decoder, Gaussian
+from infovae.model import divergences
+from infovae.model.build import Model
+from infovae.model.networks import Decoder, Gaussian
 
 ROWS_PER_CHUNK = 256
 """Rows of the N x N matrix of log-densities held at once: 20 MB for N = 10,000."""

@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from infovae.config import LikelihoodEvaluation, RunConfig
-from infovae.data import ImageData
-from infovae.divergences import standard_normal_log_prob
+from infovae.data.datasets import ImageData
 from infovae.evaluation.annealing import annealed_importance_sampling
 from infovae.evaluation.images import Evaluated, Split, encode, in_batches, see
 from infovae.evaluation.latent import reconstruction_nll
@@ -31,8 +30,9 @@ from infovae.evaluation.proposal import (
     require_same_length,
     standard_normal,
 )
-from infovae.model import Model
-from infovae.networks import Decoder, Gaussian
+from infovae.model.build import Model
+from infovae.model.divergences import standard_normal_log_prob
+from infovae.model.networks import Decoder, Gaussian
 
 N_STARTS = 4
 """Fits that do not start from the encoder. A mode whose basin holds half of the prior is missed by one image in 16."""

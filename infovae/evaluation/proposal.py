@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from infovae.divergences import standard_normal_log_prob
-from infovae.networks import Decoder, Gaussian
+from infovae.model.divergences import standard_normal_log_prob
+from infovae.model.networks import Decoder, Gaussian
 
 DEGREES_OF_FREEDOM = 16
 """nu of `Proposal`. Where p(z|x) is Gaussian and fitted exactly, the tails cost 0.06 nats at K = 1 in 5 dimensions and

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infovae.config import RunConfig, SampleEvaluation
-from infovae.data import Batches, ImageData, binarize, observe
+from infovae.data.datasets import Batches, ImageData, binarize, observe
 from infovae.evaluation.images import Evaluated, in_batches, see
-from infovae.model import Model
-from infovae.networks import Decoder, GaussianDecoder, IndependentDecoder
+from infovae.model.build import Model
+from infovae.model.networks import Decoder, GaussianDecoder, IndependentDecoder
 
 N_PICTURES, N_RECONSTRUCTED = 100, 50
 """Samples and reconstructions kept to be looked at."""

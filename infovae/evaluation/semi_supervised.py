@@ -24,10 +24,10 @@ from sklearn.svm import SVC
 from torch import Tensor
 
 from infovae.config import PixelConfig, RunConfig, SemiSupervisedEvaluation
-from infovae.data import ImageData
+from infovae.data.datasets import ImageData
 from infovae.evaluation.images import Evaluated, encode, see
-from infovae.model import Model
-from infovae.networks import Gaussian
+from infovae.model.build import Model
+from infovae.model.networks import Gaussian
 
 Array = NDArray[np.floating[Any]]
 Labels = NDArray[np.int64]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeV
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
-from infovae import sources
+from infovae.claims.intervals import half_width
 from infovae.config import (
     OBJECTIVES,
     Alpha,
@@ -37,13 +37,13 @@ from infovae.config import (
     TrainingSize,
     all_training_images,
 )
-from infovae.intervals import half_width
+from infovae.data import sources
 from infovae.refusals import ParameterError, explain, shorten, unknown_name
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from infovae.sweep import Task
+    from infovae.runs.sweep import Task
 
 MODULES = {
     "tuning": "Tuning",
@@ -167,7 +167,7 @@ class Experiment(Settings):
 
     def grid(self) -> list[Task]:
         """Return what `wanted` does as tasks of a sweep, each run once."""
-        from infovae.sweep import Task
+        from infovae.runs.sweep import Task
 
         return [Task(config, evaluations) for config, evaluations in dict(self.wanted()).items()]
 

@@ -9,8 +9,11 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from infovae import authors, plotting, sources
+from infovae import plotting
+from infovae.claims import authors
+from infovae.claims.verdicts import MMD_NOISE
 from infovae.config import LatentEvaluation, RunConfig, SampleEvaluation, SemiSupervisedEvaluation
+from infovae.data import sources
 from infovae.experiments import (
     HEADLINE_DIM,
     ImageExperiment,
@@ -23,7 +26,6 @@ from infovae.experiments import (
 )  # fmt: skip
 from infovae.labels import label, objective_name
 from infovae.plotting import Captioned, Panel
-from infovae.verdicts import MMD_NOISE
 
 N_POOL = 10_000
 """Training images, from the first on, that labelled and unlabelled ones are drawn from."""

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from infovae import authors, plotting
+from infovae import plotting
+from infovae.claims import authors
 from infovae.config import Draws, LatentDim, LatentEvaluation, LikelihoodEvaluation
 from infovae.experiments import HEADLINE_DIM, ImageExperiment, Objectives, Wanted, product
 from infovae.labels import objective_name

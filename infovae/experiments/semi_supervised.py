@@ -6,8 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from infovae import plotting, sources
+from infovae import plotting
 from infovae.config import LatentEvaluation, PixelConfig
+from infovae.data import sources
 from infovae.experiments import Wanted
 from infovae.experiments.divergence_comparison import DivergenceComparison
 from infovae.plotting import Captioned, Panel

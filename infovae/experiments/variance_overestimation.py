@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from infovae import authors, plotting
+from infovae import plotting
+from infovae.claims import authors
 from infovae.config import (
     Alpha,
     Decoder,
@@ -26,7 +27,7 @@ from infovae.labels import label, objective_name
 from infovae.plotting import Captioned, Panel
 
 if TYPE_CHECKING:
-    from infovae.sweep import Task
+    from infovae.runs.sweep import Task
 
 PIXELS = {
     "none": "grey images, Gaussian pixels",
@@ -88,7 +89,7 @@ class VarianceOverestimation(Experiment):
 
     def drawn(self) -> list[Task]:
         """Return the runs whose q(z) is drawn: in 2 dimensions, as in the paper, on the fewest images, first seed."""
-        from infovae.sweep import Task
+        from infovae.runs.sweep import Task
 
         few = {"n_train": min(self.n_trains), "seed": self.seeds[0], "binarization": self.binarizations[0]}
         plane = self.model_copy(update={"latent_dim": 2})

@@ -1,0 +1,248 @@
+"""How a verdict follows from the runs of several seeds: the rule for every claim.
+
+A claim's function takes the runs of its experiment and returns one effect per seed and condition. An effect is NaN
+where a run failed, or where the code is empty and its match would mean nothing.
+
+The rule, for a statement about K conditions (a statement about an average has K = 1):
+
+- Each condition has Student's interval over seeds. The K intervals are simultaneous by Holm's procedure: the condition
+  with the least p-value has level 1 - 0.05 / K, the next 1 - 0.05 / (K - 1), the last 0.95.
+- In that order: an interval beyond the bound refutes the statement, one across the bound leaves it open. The statement
+  is reproduced if every interval lies on the side where it holds.
+- A condition with a NaN effect or a single seed has p = 1. It can neither confirm nor refute.
+- A verdict that the least favourable condition's mean contradicted at half of the training is open.
+- So is a refutation that more training may undo: where the last doubling of the steps, or the one before, moved the
+  effect towards the bound, and the faster of the two paces would take it across within the steps of the authors
+  (`AUTHORS_STEPS`). In the last doubling the learning rate falls, and with it the pace.
+- A statement that names more conditions than were run is judged in those that were: `measured_in` has them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from infovae.claims import authors
+from infovae.claims.intervals import LEVEL, half_width, holm, p_value
+from infovae.data.sources import is_adopted
+
+Source = Literal["summary", "authors' code", "second hand", "recalled"]
+Verdict = Literal["reproduced", "not reproduced", "inconclusive", "not measured"]
+Effects = pd.Series
+"""Numbers by seed and conditions: the levels of the index."""
+
+MMD_NOISE = 0.002
+"""Of a squared MMD on the 500 validation images that are watched during training, in any dimension: an upper bound."""
+
+AUTHORS_STEPS = {"variance_overestimation": 100_000, "amortized_inference": 28_400}
+"""Steps of the authors' training, by experiment; `AUTHORS_STEPS_ELSEWHERE` for those with a PixelCNN."""
+
+AUTHORS_STEPS_ELSEWHERE = 40_000
+
+RUN_COLUMNS = (
+    "run_id", "status", "seed", "dataset", "objective", "alpha", "lambda_", "latent_dim", "n_train", "binarization",
+    "decoder", "decoder_min_std", "receptive_radius", "pixelcnn_layers", "encoder_norm", "steps",
+)  # fmt: skip
+"""Columns of a run that claims select by; all others are metrics."""
+
+WORDS = {"latent_dim": "{:g} dimensions", "n_train": "{:,.0f} images", "receptive_radius": "radius {:g}"}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement, what is measured, and the side of the bound on which it holds.
+
+    Attributes
+    ----------
+    source : where the statement was read: a published summary of the paper, the first author's public code, another
+        public source, or memory (unverified).
+    measured : what `effects` returns, with its unit.
+    sign : +1 if the statement holds above the bound, -1 if below.
+    log : effects are positive, and their logarithms are averaged and compared: for ratios and for I(x;z).
+    over : the conditions that the statement names: a column of the runs, and its values; no values: more than one.
+    """
+
+    name: str
+    statement: str
+    experiment: str
+    source: Source
+    measured: str
+    sign: int
+    bound: float
+    log: bool
+    effects: Callable[[pd.DataFrame], Effects]
+    over: tuple[str, tuple[float, ...]] | None = None
+
+    def scale(self, values: Any) -> Any:
+        """Return values on the scale on which they are averaged."""
+        return np.log(values) if self.log else values
+
+    def unscale(self, values: Any) -> Any:
+        """Undo `scale`."""
+        return np.exp(values) if self.log else values
+
+
+def judge(claim: Claim, runs: pd.DataFrame | None, history: pd.DataFrame | None = None) -> dict[str, Any]:
+    """Return a claim's row of the ledger from all runs of its experiment."""
+    effects = _measure(claim, runs, history)
+    conditions = _conditions(claim, effects)
+    holding = (conditions["side"] > 0).to_numpy()
+    first_open = len(holding) if holding.all() else int(holding.argmin())
+    decisive = conditions.iloc[min(first_open, len(holding) - 1)] if len(holding) else pd.Series(dtype=float)
+    quarter, half, end = (_worst(claim, _measure(claim, runs, history, part)) for part in (0.25, 0.5, 1))
+    verdict, why = _verdict(decisive)
+    if decisive.get("side", 0) * claim.sign * (half - claim.bound) < 0:  # false where the history lacks it: NaN
+        verdict, why = "inconclusive", "its sign changed in the second half of training"
+    elif verdict == "not reproduced" and _may_come(claim, decisive["mean"], (quarter, half, end), runs):
+        verdict, why = "inconclusive", "it may hold after as many steps as the authors'"
+    elif decisive.get("n_dropped") and runs is not None and runs["status"].str.startswith("failed").any():
+        why = why.replace("empty", "empty or a run failed")
+    condition = str(decisive.name) if len(decisive) else ""
+    theirs = _measure(claim, authors.runs(claim.experiment), authors.history()).dropna()
+    there = theirs if len(theirs) == 1 else theirs[_labels(theirs) == condition]
+    return {
+        "claim": claim.name,
+        "statement": claim.statement,
+        "source": claim.source,
+        "experiment": claim.experiment,
+        "measured": claim.measured,
+        "holds": f"{'above' if claim.sign > 0 else 'below'} {claim.bound:g}",
+        "condition": condition,
+        "measured_in": _partly(claim, effects),
+        "n_conditions": len(conditions),
+        "authors": float(there.iloc[0]) if len(there) else math.nan,
+        **{column: decisive.get(column, math.nan) for column in ("mean", "ci95_low", "ci95_high")},
+        "by_seed": " ".join(f"{effect:.3g}" for effect in effects[_labels(effects) == condition]),
+        "n_seeds": int(decisive.get("n_seeds", 0)),
+        "n_dropped": int(conditions["n_dropped"].sum()),
+        "at_quarter": quarter,
+        "at_half": half,
+        "at_end": end,
+        "p": decisive.get("p", math.nan),
+        "verdict": verdict,
+        "open_because": why,
+    }
+
+
+def _verdict(decisive: pd.Series) -> tuple[Verdict, str]:
+    """Return the verdict by the decisive condition's interval, and why a statement is open."""
+    if decisive.empty:
+        return "not measured", ""
+    if decisive["side"]:
+        return ("reproduced" if decisive["side"] > 0 else "not reproduced"), ""
+    if decisive["n_dropped"]:
+        return "inconclusive", "a code is empty"
+    return "inconclusive", "the interval holds the bound" if decisive["n_seeds"] > 1 else "one seed"
+
+
+def _may_come(claim: Claim, mean: float, course: tuple[float, float, float], runs: pd.DataFrame | None) -> bool:
+    """Return whether the faster pace of the last two doublings of the steps would take the mean across the bound."""
+    if runs is None:
+        return False
+    steps = AUTHORS_STEPS.get(claim.experiment, AUTHORS_STEPS_ELSEWHERE)
+    doublings = max(0.0, math.log2(steps / runs["steps"].max()))
+    towards = np.fmax(*(claim.sign * np.diff(claim.scale(np.array(course)))))  # NaN where the history lacks both
+    return bool(towards * doublings > claim.sign * (claim.scale(claim.bound) - claim.scale(mean)))
+
+
+def _conditions(claim: Claim, effects: Effects) -> pd.DataFrame:
+    """Return a row per condition in Holm's order: mean, interval, p adjusted for their number, and `side`.
+
+    `side` is +1 where the interval lies where the claim holds, -1 where it lies beyond the bound, else 0.
+    """
+    groups = {name: group for name, group in claim.scale(effects).groupby(_labels(effects), sort=False)}
+    raw = {n: 1.0 if g.isna().any() else p_value(g - claim.scale(claim.bound)) for n, g in groups.items()}
+    rows = {}
+    favour = {n: -math.inf if g.isna().any() else claim.sign * g.mean() for n, g in groups.items()}
+    for k, name in enumerate(sorted(raw, key=lambda name: (raw[name], favour[name]))):  # of equals the worst decides
+        kept, mean = groups[name].dropna(), groups[name].mean()
+        low, high = (mean + end * half_width(kept, LEVEL / (len(raw) - k)) for end in (-1, 1))
+        numbers = {"mean": mean, "ci95_low": low, "ci95_high": high}
+        rows[name] = {column: claim.unscale(number) for column, number in numbers.items()}
+        rows[name] |= {"n_seeds": len(kept), "n_dropped": len(groups[name]) - len(kept), "raw": raw[name]}
+        rows[name]["side"] = np.sign(claim.sign * (mean - claim.scale(claim.bound)))
+    columns = ["mean", "ci95_low", "ci95_high", "n_seeds", "n_dropped", "raw", "side"]
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    frame["p"] = holm(frame.pop("raw"))
+    frame["side"] = frame["side"].where(frame["p"] < LEVEL, 0)
+    return frame
+
+
+def _labels(effects: Effects) -> pd.Index:
+    """Return each effect's condition in words; empty for a claim without conditions."""
+    levels = [(i, str(name)) for i, name in enumerate(effects.index.names) if name != "seed"]
+    words = [effects.index.get_level_values(i).map(WORDS.get(name, "{}").format) for i, name in levels]
+    return pd.Index([", ".join(parts) for parts in zip(*words, strict=True)] if words else [""] * len(effects))
+
+
+def _partly(claim: Claim, effects: Effects) -> str:
+    """Return in words the conditions that were measured, where the statement names more; else an empty text."""
+    if claim.over is None or effects.empty:
+        return ""
+    column, named = claim.over
+    measured = sorted(set(effects.index.get_level_values(column)))
+    if set(named) <= set(measured) and (named or len(measured) > 1):
+        return ""
+    return ", ".join(WORDS[column].format(value) for value in measured)
+
+
+def _worst(claim: Claim, effects: Effects) -> float:
+    """Return the mean over seeds in the least favourable condition; NaN where an effect is."""
+    if effects.empty or effects.isna().any():
+        return math.nan
+    means = claim.scale(effects).groupby(_labels(effects)).mean()
+    return float(claim.unscale(claim.sign * (claim.sign * means).min()))
+
+
+def _measure(
+    claim: Claim, runs: pd.DataFrame | None, history: pd.DataFrame | None, fraction: float | None = None
+) -> Effects:
+    """Return a claim's effects; empty where they were not measured.
+
+    With a fraction of the training, what was watched then on validation images takes the place of the evaluation.
+    """
+    try:
+        if runs is None or (fraction and history is None) or runs["dataset"].map(is_adopted).any():
+            raise KeyError  # the paper says nothing of a user's own images
+        runs = runs[runs["status"] != "not run"]
+        if history is not None:
+            runs = rewind(runs, history, fraction) if fraction else add_course(runs, history)
+        effects = claim.effects(runs).astype(float)
+    except KeyError:  # the runs hold no such condition or metric
+        return pd.Series(dtype=float, index=pd.Index([], name="seed"))
+    assert effects.index.is_unique, f"{claim.name}: two runs for one seed and condition"
+    return effects
+
+
+# What runs looked like during training
+
+
+def rewind(runs: pd.DataFrame, history: pd.DataFrame, fraction: float) -> pd.DataFrame:
+    """Return the runs with the metrics that the history has after this fraction of their steps, and no others."""
+    near = history[(history["step"] - fraction * history["run_id"].map(runs.set_index("run_id")["steps"])).abs() <= 1]
+    then = near.groupby("run_id").first()  # of each column the first number
+    if "log_det_cov_per_dim" in then:
+        then = then.assign(**{f"log_det_cov_per_dim_{part}": then["log_det_cov_per_dim"] for part in ("train", "test")})
+    kept = runs[[column for column in RUN_COLUMNS if column in runs]]
+    return kept.join(then[[column for column in then if column not in kept]], on="run_id")
+
+
+def add_course(runs: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs with `mmd_over_training` and `relative_jitter`, where the history has their squared MMD.
+
+    The first is its average over the steps. The second is the standard deviation, over sqrt(2), of the changes from row
+    to row of log(squared MMD + `MMD_NOISE`) in the second half of training.
+    """
+    course = {}
+    for run_id, rows in history.dropna(subset="squared_mmd").sort_values("step").groupby("run_id"):
+        step, level = rows["step"].to_numpy(float), rows["squared_mmd"].abs()
+        over_training = np.trapezoid(level, step) / (step[-1] - step[0]) if len(step) > 1 else math.nan
+        course[run_id] = over_training, np.log(level[step >= step[-1] / 2] + MMD_NOISE).diff().std() / 2**0.5
+    columns = ["mmd_over_training", "relative_jitter"]
+    found = pd.DataFrame.from_dict(course, orient="index", columns=columns)
+    return runs.drop(columns=columns, errors="ignore").join(found, on="run_id")

@@ -1,0 +1,283 @@
+"""What this replication found by itself, in plain sentences: each computed from published runs, and from nothing else.
+
+A finding compares runs that differ in one thing and agree in every other field of their configuration, seed included.
+Where no such runs are published there is no sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from infovae.config import EMPTY_CODE, OBJECTIVES, RunConfig
+from infovae.experiments import HEADLINE_DIM
+from infovae.labels import as_markdown, objective_name
+from infovae.plotting import by_objective, join
+from infovae.publishing.report import Published
+from infovae.publishing.tables import AT_CAP, format_number
+
+Variants = Mapping[str, Mapping[str, Any]]
+"""Words for each variant -> the fields that tell it from the others, and their values."""
+
+
+def pool(published: Mapping[str, Published], *names: str) -> pd.DataFrame:
+    """Return the finished runs with a PixelCNN of all or some experiments, each once, with all that was measured of it.
+
+    In the dimension nearest to `HEADLINE_DIM`. The choice of settings is left out: it measures on validation images.
+    """
+    chosen = [published[name].runs for name in names or published if name in published and name != "tuning"]
+    done = [runs[(runs["status"] == "done") & runs["decoder"].isin(["pixelcnn", "gated_pixelcnn"])] for runs in chosen]
+    frames = [runs for runs in done if len(runs)]
+    if not frames:
+        return pd.DataFrame(columns=["run_id", *RunConfig.model_fields])
+    runs = pd.concat(frames).groupby("run_id", sort=False, as_index=False).first()
+    distance = (runs["latent_dim"] - HEADLINE_DIM).abs()
+    return runs[distance == distance.min()]
+
+
+def match(runs: pd.DataFrame, variants: Variants) -> dict[str, pd.DataFrame]:
+    """Return the runs of each variant that have a partner in every other one, equal in all that tells none apart.
+
+    Variants without any run are left out; empty where fewer than two remain.
+    """
+    varied = {field for fields in variants.values() for field in fields}
+    same = [field for field in RunConfig.model_fields if field in runs and field not in varied]
+    keys = runs[same].map(str).agg("|".join, axis=1) if len(runs) else pd.Series(dtype=str)
+    found = {}
+    for words, fields in variants.items():
+        chosen = pd.Series(True, runs.index)
+        for field, value in fields.items():
+            chosen &= runs[field] == value
+        if chosen.any():
+            found[words] = chosen
+    partners = [set(keys[chosen]) for chosen in found.values()]
+    common = keys.isin(set.intersection(*partners)) if len(found) > 1 else pd.Series(False, runs.index)
+    return {words: runs[chosen & common] for words, chosen in found.items()} if common.any() else {}
+
+
+def say(values: pd.Series) -> str:
+    """Return the mean of the runs, with the least and the largest where they differ."""
+    mean, low, high = (format_number(value) for value in (values.mean(skipna=False), values.min(), values.max()))
+    return mean if low == high else f"{mean} ({low} to {high})"
+
+
+def say_information(values: pd.Series) -> str:
+    """Return I(x;z) with its unit, and whether all the codes are empty."""
+    return f"{say(values)} nats" + (" (empty)" if (values < EMPTY_CODE).all() else "")
+
+
+def say_match(runs: pd.DataFrame) -> str:
+    """Return I(x;z), squared MMD and log det of some runs."""
+    squared_mmd, log_det = say(runs["squared_mmd"]), say(runs["log_det_cov_per_dim_test"])
+    return f"I(x;z) {say_information(runs['mutual_information'])}; squared MMD {squared_mmd}; log det / dim {log_det}"
+
+
+def count_seeds(runs: pd.DataFrame) -> str:
+    """Return "1 seed", "3 seeds", or "1 to 3 seeds" where objectives have different numbers of them."""
+    numbers = runs.groupby("objective")["seed"].nunique()
+    low, high = numbers.min(), numbers.max()
+    return f"{high} seed{'s' if high != 1 else ''}" if low == high else f"{low} to {high} seeds"
+
+
+def nearest_to_prior(runs: pd.DataFrame) -> str:
+    """Which divergence comes nearest to the prior."""
+    found = {name: group for name, group in by_objective(runs) if not group["squared_mmd"].isna().any()}
+    used = [name for name, group in found.items() if (group["mutual_information"] >= EMPTY_CODE).all()]
+    if not used:
+        return ""
+    ordered = sorted(used, key=lambda name: abs(found[name]["squared_mmd"].mean()))
+    listed = join(f"{objective_name(name)} {say(found[name]['squared_mmd'])}" for name in ordered)
+    others = [objective_name(name) for name in found if name not in used]
+    dim = runs["latent_dim"].iloc[0]
+    empty = f" Left out, since the code is empty in one seed or more: {join(others)}." if others else ""
+    return (
+        f"By squared MMD on test images, in {dim:g} dimensions ({count_seeds(runs)}), nearest first: {listed}.{empty}"
+    )
+
+
+def code_used(runs: pd.DataFrame) -> str:
+    """Whether the code is used."""
+    cap = runs.get("mutual_information_cap", pd.Series(float("nan"), runs.index)).min()
+    said = {name: group["mutual_information"] for name, group in by_objective(runs)}
+    said = {name: nats for name, nats in said.items() if not nats.isna().any()}
+    full = [objective_name(name) for name, nats in said.items() if (nats > cap - AT_CAP).all()]
+    below = [f"{objective_name(name)} {say_information(v)}" for name, v in said.items() if not (v > cap - AT_CAP).all()]
+    if not said:
+        return ""
+    parts = [*below, *([f"{join(full)} {format_number(cap)} nats or more, the cap of the estimate"] if full else [])]
+    return f"I(x;z) on test images ({count_seeds(runs)}): {'; '.join(parts)}."
+
+
+def batch_statistics(runs: pd.DataFrame) -> str:
+    """Whose statistics normalise the codes that are measured."""
+    columns = ["squared_mmd", "squared_mmd_grey", "squared_mmd_authors"]
+    if not set(columns) <= set(runs):
+        return ""
+    known = runs[(runs["objective"] == "mmd") & (runs["encoder_norm"] == "batch")].dropna(subset=columns)
+    if known.empty:
+        return ""
+    ours, running, batch = (say(known[column]) for column in columns)
+    return (
+        "Models are trained on binarised images, each pixel drawn as 0 or 1. The authors’ code measures on grey ones, "
+        "and its batch normalisation has no evaluation mode: 100 images at a time are normalised by their own "
+        f"statistics. MMD’s squared MMD ({count_seeds(known)}) is {batch} on grey images so normalised, {running} on "
+        f"the same images with the running statistics of training, and {ours} on binarised test images with these."
+    )
+
+
+def encoder_start(runs: pd.DataFrame) -> str:
+    """How the encoder starts."""
+    variants = {"with batch norm": "batch", "without a norm": "none", "with means spread before training": "spread"}
+    chosen: Variants = {words: {"encoder_norm": norm} for words, norm in variants.items()}
+    parts = []
+    for name, weight in (("mmd", True), ("elbo", False)):
+        of_name = runs[(runs["objective"] == name) & (runs["alpha"] == OBJECTIVES[name]["alpha"])]
+        for lambda_, group in of_name.groupby("lambda_"):
+            if found := match(group, chosen):
+                listed = "; ".join(f"{say_information(g['mutual_information'])} {words}" for words, g in found.items())
+                seeds = count_seeds(next(iter(found.values())))
+                parts.append(f"{objective_name(name)}{f' at λ = {lambda_:g}' if weight else ''} ({seeds}): {listed}")
+    return f"I(x;z) of the code. {'. '.join(parts)}." if parts else ""
+
+
+def averaged_rate(runs: pd.DataFrame) -> str:
+    """What the authors' code calls ELBO."""
+    weights = {name: {"objective": name} for name in ("elbo", "averaged_elbo")}
+    found = match(runs.assign(alpha=0, lambda_=0), weights)  # these follow from the name
+    if not found:
+        return ""
+    beta = runs.loc[runs["objective"] == "averaged_elbo", "lambda_"].iloc[0]
+    elbo, averaged = found["elbo"], found["averaged_elbo"]
+    return (
+        f"It averages the KL term over the dimensions of z, which is a β-VAE with β = {beta:g}. Its code holds "
+        f"{say_information(averaged['mutual_information'])}; that of the ELBO itself "
+        f"{say_information(elbo['mutual_information'])} ({count_seeds(elbo)})."
+    )
+
+
+def kernel(runs: pd.DataFrame) -> str:
+    """The kernel."""
+    variants: Variants = {
+        "exp(−d²/(2 dim)) at λ = 784": {"bandwidth": "prior", "lambda_": 784.0},
+        "exp(−d²/dim²) at λ = 1000": {"bandwidth": "paper", "lambda_": 1000.0},
+    }
+    found = match(runs[runs["objective"] == "mmd"], variants)
+    listed = ". ".join(f"{words}: {say_match(group)}" for words, group in found.items())
+    return f"MMD ({count_seeds(next(iter(found.values())))}). {listed}." if found else ""
+
+
+def gamma(runs: pd.DataFrame) -> str:
+    """Choosing on the test set."""
+    metrics = {"svm_error_authors", "svm_error_rbf_sampled"}
+    if not metrics <= set(runs):
+        return ""
+    both = runs.dropna(subset=list(metrics))
+    if both.empty:
+        return ""
+    gain = 100 * (both["svm_error_rbf_sampled"] - both["svm_error_authors"])
+    return (
+        "The authors’ code chooses the width of the support vector machine by its accuracy on the test images. On the "
+        f"same draws its error rises by {say(gain)} percentage points where the width is chosen on the labelled images "
+        f"alone ({len(both)} models)."
+    )
+
+
+def adversary_weight(runs: pd.DataFrame) -> str:
+    """The weight of the adversary."""
+    fast, slow = RunConfig.model_fields["critic_learning_rate"].default, 2e-5
+    settings = {"jensen": [(1, fast), (10, fast), (784, fast)], "wasserstein": [(10, fast), (784, fast), (784, slow)]}
+    parts = []
+    for divergence, pairs in settings.items():
+        variants: Variants = {
+            f"λ = {weight}{', critic 50 times slower (the authors’)' if rate == slow else ''}": {
+                "lambda_": weight, "critic_learning_rate": rate,
+            }
+            for weight, rate in pairs
+        }  # fmt: skip
+        found = match(runs[runs["divergence"] == divergence].assign(objective=divergence), variants)
+        if found:
+            listed = ". ".join(f"{words}: {say_match(group)}" for words, group in found.items())
+            parts.append(f"{objective_name(divergence)} ({count_seeds(next(iter(found.values())))}). {listed}.")
+    return " ".join(parts)
+
+
+def length(runs: pd.DataFrame) -> str:
+    """The length of training."""
+    parts = []
+    for name in ("mmd", "elbo"):
+        group = runs[runs["objective"] == name]
+        steps = sorted(set(group["steps"]))
+        found = match(group, {f"{n:,} steps": {"steps": n} for n in (steps[0], steps[-1])}) if len(steps) > 1 else {}
+        if found:
+            epochs = {words: (g["steps"] * g["batch_size"] / g["n_train"]).iloc[0] for words, g in found.items()}
+            listed = ". ".join(
+                f"{words} ({format_number(epochs[words])} epochs): {say_match(g)}" for words, g in found.items()
+            )
+            parts.append(f"{objective_name(name)} ({count_seeds(next(iter(found.values())))}). {listed}.")
+    return " ".join(parts)
+
+
+def place(runs: pd.DataFrame) -> str:
+    """How z enters the decoder."""
+    words = {"global": "as one shift for the whole image", "spatial": "as a map that depends on the place"}
+    parts = []
+    for name in ("mmd", "elbo"):
+        found = match(runs[runs["objective"] == name], {words[kind]: {"conditioning": kind} for kind in words})
+        if found:
+            listed = "; ".join(
+                f"{kind} {say_information(g['mutual_information'])}, reconstruction {say(g['reconstruction_nll'])} nats"
+                for kind, g in found.items()
+            )
+            parts.append(f"{objective_name(name)} ({count_seeds(next(iter(found.values())))}): {listed}.")
+    return " ".join(parts)
+
+
+FINDINGS: tuple[Callable[[pd.DataFrame], str], ...] = (
+    encoder_start,
+    averaged_rate,
+    kernel,
+    gamma,
+    adversary_weight,
+    length,
+    place,
+)
+"""Functions of a `pool`, a sentence each; their docstrings are what they are about."""
+
+
+def list_findings(published: Mapping[str, Published]) -> str:
+    """Return the findings in Markdown, and a line with those that there are no runs for."""
+    compared, runs = pool(published, "divergence_comparison"), pool(published)
+    pairs: list[tuple[Callable[[pd.DataFrame], str], pd.DataFrame]] = [
+        (code_used, compared),
+        (nearest_to_prior, compared),
+        (batch_statistics, compared),
+        *((finding, runs) for finding in FINDINGS),
+    ]
+    said = {str(finding.__doc__).strip("."): finding(given) if len(given) else "" for finding, given in pairs}
+    lines = [f"- **{title}.** {as_markdown(text)}" for title, text in said.items() if text]
+    left_out = [title for title, text in said.items() if not text]
+    if left_out:
+        lines.append(f"- Left out, since no runs for it are published here: *{'*, *'.join(left_out)}*.")
+    return "\n".join(lines)
+
+
+def compare_ways(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return, a row per objective, what is measured soundly beside the same measured the authors' way."""
+    pairs = {
+        "squared MMD": ("squared_mmd", "squared_mmd_authors", 1.0),
+        "log det Cov[q(z)] / dim": ("log_det_cov_per_dim_test", "log_det_cov_per_dim_authors", 1.0),
+        "class cross-entropy, nats": ("class_cross_entropy", "class_cross_entropy_authors", 1.0),
+        "SVM error on a draw of z, %": ("svm_error_rbf_sampled", "svm_error_authors", 100.0),
+    }
+    total = runs.get("log_det_cov_total_authors", pd.Series(float("nan"), runs.index))
+    runs = runs.assign(log_det_cov_per_dim_authors=total / runs["latent_dim"])
+    rows = []
+    for objective, group in by_objective(runs):
+        row = {"objective": objective, "seeds": str(group["seed"].nunique())}
+        for words, (ours, theirs, factor) in pairs.items():
+            for column, way in ((ours, "ours"), (theirs, "authors’ way")):
+                row[f"{words}: {way}"] = format_number(factor * group[column].mean()) if column in group else "–"
+        rows.append(row)
+    return pd.DataFrame(rows)

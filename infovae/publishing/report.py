@@ -1,0 +1,302 @@
+"""What a results folder says: publishing an experiment, the ledger, and the pieces of the report's notebook.
+
+Everything comes from published files alone: nothing here trains. The report itself is `notebooks/09_report.ipynb`.
+What is shown in a notebook is Markdown, whose cells keep their look wherever a notebook is read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pandas as pd
+
+from infovae.config import PROJECT_ROOT
+from infovae.experiments import MODULES, Experiment, make_experiment
+from infovae.labels import as_markdown, label, objective_name
+from infovae.publishing.site import SYMBOLS
+from infovae.publishing.tables import format_number, show_table, write_tables
+from infovae.refusals import ParameterError
+from infovae.runs.store import to_json, write_atomically
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
+
+    from infovae.plotting import Captioned
+
+
+class Published(NamedTuple):
+    """An experiment as a results folder has it; `history` has no row where none was published."""
+
+    experiment: Experiment
+    runs: pd.DataFrame
+    history: pd.DataFrame
+
+
+def publish(
+    experiment: Experiment,
+    runs: pd.DataFrame,
+    figures: Mapping[str, Captioned],
+    output_folder: str,
+    history: pd.DataFrame | None = None,
+) -> Markdown:
+    """Write what an experiment found into `output_folder` and return its table, formatted for reading.
+
+    Files: parameters.json, runs.csv (one row per run), history.csv, one PNG per figure, captions.json (what each shows
+    and how to read it), and last table.tex, table.md, table.csv. With an empty `output_folder` nothing is written: so a
+    notebook runs as it is in JupyterLab.
+    """
+    if output_folder:
+        from infovae.plotting import display_width
+
+        folder = Path(output_folder)
+        write_atomically(folder / "parameters.json", to_json(experiment.model_dump(mode="json")) + b"\n")
+        write_atomically(folder / "runs.csv", runs.to_csv(index=False).encode())
+        if history is not None:
+            write_atomically(folder / "history.csv", history.to_csv(index=False, float_format="%.6g").encode())
+        captions = {}
+        for name, figure in figures.items():
+            png = figure.to_png()
+            write_atomically(folder / f"{name}.png", png)
+            captions[name] = {"alt": figure.alt, "caption": figure.caption, "width": display_width(png)}
+        in_order = json.dumps(captions, indent=1, ensure_ascii=False)
+        write_atomically(folder / "captions.json", f"{in_order}\n".encode())
+        write_tables(experiment, runs, folder)
+    return show_table(experiment.table(runs))
+
+
+def load_published(folder: Path) -> dict[str, Published]:
+    """Return each published experiment of a results folder.
+
+    Raises
+    ------
+    ParameterError
+        When a file of an experiment is damaged: which, and what to do.
+    """
+    published = {}
+    for name in MODULES:
+        source = folder / name
+        if not (source / "runs.csv").is_file():
+            continue
+        try:
+            parameters = json.loads((source / "parameters.json").read_text(encoding="utf-8"))
+            runs = pd.read_csv(source / "runs.csv")
+            if missing := {"run_id", "status", "seed"} - set(runs.columns):
+                raise ValueError(f"runs.csv lacks the columns {sorted(missing)}")
+            experiment = make_experiment(name, parameters)
+            history = _load_history(source / "history.csv")
+        except (OSError, ValueError, RecursionError) as error:
+            raise ParameterError(f"{source} is damaged ({error}): restore it or run `make reproduce` again") from error
+        published[name] = Published(experiment, runs, history)
+    return published
+
+
+def _load_history(path: Path) -> pd.DataFrame:
+    if not path.is_file() or not path.read_text(encoding="utf-8").strip():
+        return pd.DataFrame(columns=["run_id", "step"])  # of an experiment none of whose runs is finished
+    return pd.read_csv(path)
+
+
+def require_published(profile: str, folder: Path) -> dict[str, Published]:
+    """Return what `load_published` does; ParameterError, too, where a profile's folder holds no results at all."""
+    published = load_published(folder)
+    if not published:
+        raise ParameterError(f"{folder} holds no results yet: run `make reproduce PROFILE={profile}` first")
+    return published
+
+
+# The ledger, as people read it
+
+
+def summarize(claims: pd.DataFrame) -> str:
+    """Return the ledger in Markdown: how many statements have which verdict, and which are not reproduced."""
+    counts = claims["verdict"].value_counts()
+    text = f"Of {len(claims)} statements: {', '.join(f'{counts.get(verdict, 0)} {verdict}' for verdict in SYMBOLS)}."
+    in_part = claims[(claims["verdict"] == "reproduced") & (claims["measured_in"].fillna("") != "")]
+    if len(in_part):
+        text += f" {len(in_part)} of those reproduced name more conditions than were run; the table says which were."
+    refuted = claims.loc[claims["verdict"] == "not reproduced", "statement"]
+    return "\n- ".join([as_markdown(text) + (" Not reproduced:\n" if len(refuted) else ""), *map(as_markdown, refuted)])
+
+
+def show_claims(claims: pd.DataFrame) -> Markdown:
+    """Return a ledger for a notebook, a row per statement, in every word; what is decided stands first."""
+    claims = claims.sort_values("verdict", key=lambda verdicts: verdicts.map(list(SYMBOLS).index), kind="stable")
+    numbers = {name: claims[name].map(format_number) for name in ("authors", "mean", "ci95_low", "ci95_high")}
+    if (claims["verdict"] == "not measured").all():
+        return show_table(claims[:0])
+    partly = {"reproduced": " for {}; the others were not run", "not reproduced": " for {}"}
+    verdicts = [
+        f"{SYMBOLS[verdict]} {verdict}"
+        + (f": {why}" if why else "")
+        + (partly.get(verdict, "").format(words) if words else "")
+        for verdict, why, words in zip(
+            claims["verdict"], claims["open_because"].fillna(""), claims["measured_in"].fillna(""), strict=True
+        )
+    ]
+    where = claims["condition"].fillna("").map(lambda words: f"; decisive: {words}" if words else "")
+    readable = {
+        "verdict": verdicts,
+        "statement": claims["statement"],
+        "ours": numbers["mean"],
+        "95 % interval": (numbers["ci95_low"] + " to " + numbers["ci95_high"]).replace("– to –", "–"),
+        "authors": numbers["authors"],
+        "measured, and where the statement holds": claims["measured"] + ": " + claims["holds"] + where,
+        "seeds": claims["n_seeds"].astype(str),
+        "by seed": claims["by_seed"].fillna("").map(lambda text: text.replace("nan", "–").replace(" ", " · ") or "–"),
+        "source": claims["source"],
+    }
+    return show_table(pd.DataFrame(readable))
+
+
+def show_course(claims: pd.DataFrame) -> Markdown:
+    """Return, of each statement that was watched during training, its least favourable condition on the way."""
+    watched = claims[claims["at_half"].notna()]
+    columns = {"after a quarter": "at_quarter", "after a half": "at_half", "at the end": "at_end"}
+    readable = {words: watched[column].map(format_number) for words, column in columns.items()}
+    bound = watched["holds"].str.split().str[-1].astype(float)
+    turned = ((watched["at_half"] - bound) * (watched["at_end"] - bound) < 0).map({True: "yes", False: "no"})
+    holds = watched["measured"] + ": " + watched["holds"]
+    words = {"statement": watched["statement"], "holds": holds, **readable, "changed its side": turned}
+    return show_table(pd.DataFrame(words))
+
+
+# Pieces of the report
+
+
+def describe_budget(experiment: Experiment, runs: pd.DataFrame) -> str:
+    """Say in one sentence what the numbers of an experiment rest on."""
+    n_seeds, size, done = len(experiment.seeds), experiment.batch_size, runs[runs["status"] == "done"]
+    seconds = done["train_seconds"].sum() if "train_seconds" in done else 0.0
+    sizes = sorted(set(runs["n_train"]))
+    epochs = [f"{experiment.steps * experiment.batch_size / n:.3g}" for n in sizes]
+    finished = f"{len(runs)}" if len(done) == len(runs) else f"{len(done)} of {len(runs)}"
+    return (
+        f"{finished} runs on {experiment.dataset}, {n_seeds} seed{'s' if n_seeds > 1 else ''}, "
+        f"{' or '.join(f'{n:,}' for n in sizes)} training images, {experiment.steps:,} steps of {size} "
+        f"images ({' or '.join(epochs)} epoch{'' if epochs == ['1'] else 's'}), {seconds:,.0f} s of training in all"
+    )
+
+
+def format_command(experiment: Experiment) -> str:
+    """Return the command that makes an experiment's numbers: the parameters that differ from the defaults."""
+    changed = experiment.model_dump(mode="json", exclude_defaults=True)
+    pieces = [f"{name}={json.dumps(value, separators=(',', ':'))}" for name, value in changed.items()]
+    parameters = " ".join(pieces).replace('"', "")  # a shell's quotes stand around it; bare words are read as text
+    return f"make run EXPERIMENT={experiment.name}" + (f' PARAMS="{parameters}"' if parameters else "")
+
+
+def show_picture(png: bytes, alt: str, caption: str, source: str) -> None:
+    """Show a figure in a notebook, its caption below; pages made of the notebook have the file `source` instead."""
+    from IPython.display import Image, Markdown, display
+
+    from infovae.plotting import display_width
+
+    display(Image(data=png, alt=alt, width=display_width(png), metadata={"src": source}))
+    display(Markdown(f"*{as_markdown(caption)}*" if caption else ""))
+
+
+def show_figure(figure: Captioned, name: str, output_folder: str) -> None:
+    """Show a figure that the report draws, and write it into `output_folder` if there is one."""
+    png = figure.to_png()
+    if output_folder:
+        write_atomically(Path(output_folder) / f"{name}.png", png)
+    show_picture(png, figure.alt, figure.caption, f"{name}.png")
+
+
+def show_published(folder: Path, *names: str, without: Iterable[str] = ()) -> None:
+    """Show published figures of an experiment, by default all of them, in their order.
+
+    Raises
+    ------
+    ParameterError
+        When captions.json or a figure is damaged: which, and what to do.
+    """
+    path = folder / "captions.json"
+    try:
+        captions = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        for name, words in captions.items():
+            if (not names or name in names) and name not in without:
+                png = (folder / f"{name}.png").read_bytes()
+                show_picture(png, str(words["alt"]), str(words["caption"]), f"{folder.name}/{name}.png")
+    except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+        raise ParameterError(f"{path} is damaged ({error}): restore it or run `make reproduce` again") from error
+
+
+def show_section(found: Published, folder: Path, without: Iterable[str] = ()) -> None:
+    """Show an experiment in the report: budget, command, table, figures; `folder` is where it is published."""
+    from IPython.display import Markdown, display
+
+    experiment, name = found.experiment, found.experiment.name
+    links = {
+        "its page": "notebook.html",
+        "its notebook": "notebook.ipynb",
+        "every run": "runs.csv",
+        "the table": "table.csv",
+    }
+    listed = ", ".join(f"[{words}]({name}/{file})" for words, file in links.items())
+    display(
+        Markdown(
+            f"### {experiment.title}\n\n{as_markdown(describe_budget(experiment, found.runs))}: {listed}.\n\n"
+            f"    {format_command(experiment)}\n\n"
+            f"**What the budget may have changed.** {as_markdown(experiment.caveat)}"
+        ),
+        show_table(experiment.table(found.runs)),
+    )
+    show_published(folder, without=without)
+
+
+def describe_results(profile: str, folder: Path, published: Mapping[str, Published]) -> str:
+    """Return in Markdown which results these are: profile, number of models, data, and where they were trained."""
+    path = folder / "environment.json"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        where = f", on a {facts['device']}, with torch {facts['packages']['torch']}" if facts else ""
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+        raise ParameterError(f"{path} is damaged ({error}): restore it or run `make reproduce` again") from error
+    done = [found.runs[found.runs["status"] == "done"] for found in published.values()]
+    models = {run_id for runs in done for run_id in runs["run_id"]}
+    data = dict.fromkeys(str(name) for runs in done for name in runs["dataset"])
+    n_experiments = f"{len(published)} experiment{'s' if len(published) != 1 else ''}"
+    words = as_markdown(f"Profile {profile}: {n_experiments} on {len(models)} models, on {', '.join(data)}{where}.")
+    return words + (" [All packages](environment.json)." if facts else "")
+
+
+def describe_missing(
+    published: Mapping[str, Published], wanted: Mapping[str, Experiment], others: Iterable[str]
+) -> str:
+    """Return in Markdown what a profile asks for and its results lack, a line per experiment, then profiles not run."""
+    lines = [f"{wanted[name].title}: no run of it." for name in wanted if name not in published]
+    for experiment, runs, _ in published.values():
+        lacking = runs[runs["status"] != "done"]
+        if lacking.empty:
+            continue
+        reasons = ", ".join(f"{n} {reason}" for reason, n in lacking["status"].value_counts().items())
+        parts = [f"{len(lacking)} of {len(runs)} runs have no result ({reasons})"]
+        for column in experiment.conditions:
+            done = set(runs.loc[runs["status"] == "done", column]) if column in runs else set()
+            without = [value for value in dict.fromkeys(lacking[column]) if value not in done] if done else []
+            words = [objective_name(value) if isinstance(value, str) else format_number(value) for value in without]
+            if words:
+                parts.append(f"none for {label(column)} {', '.join(words)}")
+        lines.append(f"{experiment.title}: {'; '.join(parts)}.")
+    if names := ", ".join(others):
+        lines.append(f"No results of these profiles are published: {names}.")
+    return "\n".join(f"- {as_markdown(line)}" for line in lines) or "Every run of this profile has a result."
+
+
+def list_deviations() -> list[tuple[str, str]]:
+    """Return every departure from the paper that the code marks, as (module, text)."""
+    found = []
+    for path in sorted((PROJECT_ROOT / "infovae").rglob("*.py")):
+        if path.name == "report.py":
+            continue
+        for match in re.finditer(
+            r"DEVIATION: (.+?)(?=\n\s*\n|\"\"\"|\n\s*[\w, ]+ : )", path.read_text(encoding="utf-8"), re.S
+        ):
+            text = re.sub(r"\s*\n\s*#?\s*", " ", match.group(1)).strip()
+            found.append((path.relative_to(PROJECT_ROOT).as_posix(), text))
+    return found

@@ -1,0 +1,148 @@
+"""An experiment's table as people read it: in a notebook, in a terminal, as LaTeX and Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from infovae.experiments import Experiment
+from infovae.labels import as_markdown, label, objective_name
+from infovae.runs.store import write_atomically
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
+
+AT_CAP = 0.01
+"""Nats below the cap of its estimate from which I(x;z) is only known to be at least the cap."""
+
+
+def write_tables(experiment: Experiment, runs: pd.DataFrame, folder: Path) -> None:
+    """Write an experiment's table as LaTeX and Markdown (mean ± 95 % interval) and as CSV (every number)."""
+    table = experiment.table(runs)
+    readable = format_table(table)
+    latex = readable.rename(columns=_latex_cell).map(_latex_cell)
+    write_atomically(folder / "table.tex", latex.to_latex(index=False, escape=False).encode())
+    write_atomically(folder / "table.md", (to_markdown(readable) + "\n").encode())
+    write_atomically(folder / "table.csv", table.to_csv(index=False).encode())
+
+
+def format_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with each metric and its interval in one cell, "mean ± half-width"; "–" for no number.
+
+    Columns and objectives have the names that a reader sees. A metric without any number is left out. I(x;z) at the cap
+    of its estimate stands as "≥ cap".
+    """
+    readable = pd.DataFrame(index=table.index)
+    for column in table.columns:
+        interval = table.get(f"{column}_ci95")
+        if column.endswith("_ci95") or (interval is not None and table[column].isna().all()):
+            continue
+        if interval is not None:
+            cells = [
+                format_number(m) + (f" ± {format_number(c)}" if c == c else "")
+                for m, c in zip(table[column], interval, strict=True)
+            ]
+            if column == "mutual_information" and "mutual_information_cap" in table:
+                caps = table["mutual_information_cap"]
+                at_cap = table[column] > caps - AT_CAP
+                cells = [
+                    f"≥ {format_number(cap)}" if at else cell for cell, cap, at in zip(cells, caps, at_cap, strict=True)
+                ]
+            readable[column] = cells
+        elif column == "objective":
+            readable[column] = table[column].map(objective_name)
+        elif column == "variant":
+            from infovae.experiments.sensitivity import variant_name
+
+            readable[column] = table[column].map(variant_name)
+        elif (column != "n_missing" or table[column].any()) and (
+            column != "why_missing" or (table[column] != "").any()
+        ):
+            readable[column] = [
+                format_number(value) if isinstance(value, float) else str(value) for value in table[column]
+            ]
+    return readable.rename(columns=label)
+
+
+def preview(folder: Path, width: int) -> str:
+    """Return the table of a published experiment as plain text of at most `width` characters.
+
+    Where they are too few it is turned: a line per column of the table. Rows that do not fit are counted.
+    """
+    table = pd.read_csv(folder / "table.csv", dtype={"why_missing": "str"}).fillna({"why_missing": ""})
+    readable = format_table(table)
+    text, n = readable.to_string(index=False), len(readable)
+    if _width(text) <= width:
+        return text
+    turned = readable.T
+    while n > 1 and _width(turned.iloc[:, :n].to_string(header=False)) > width:
+        n -= 1
+    more = len(readable) - n
+    return turned.iloc[:, :n].to_string(header=False) + f"\n... and {more} rows more in table.csv" * (more > 0)
+
+
+def _width(text: str) -> int:
+    return max(map(len, text.splitlines()))
+
+
+def to_markdown(frame: pd.DataFrame, markup: Collection[str] = ()) -> str:
+    """Return a frame as a Markdown table, left-aligned, its cells as they are but in the columns of `markup`."""
+    raw = [column in markup for column in frame.columns]
+    rows = [
+        [str(cell) if is_raw else as_markdown(cell) for cell, is_raw in zip(row, raw, strict=True)]
+        for row in [list(frame.columns), *frame.to_numpy().tolist()]
+    ]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [rows[0], [":---"] * frame.shape[1], *rows[1:]])
+
+
+def show_table(table: pd.DataFrame) -> Markdown:
+    """Return a table for a notebook, as `format_table` has it.
+
+    Of an experiment's table, what is the same in every row stands once below it; so does how many rows are not run yet,
+    and what ± means.
+    """
+    from IPython.display import Markdown
+
+    notes = []
+    if "n_missing" in table:
+        waiting = (table["n_seeds"] == 0) & (table["why_missing"] == "not run")
+        if waiting.any():
+            notes.append(f"Not run yet: {waiting.sum()} of {len(table)} rows.")
+        table = table[~waiting]
+    readable = format_table(table)
+    if "n_missing" in table and len(table) > 1:
+        same = readable.columns[readable.nunique() == 1]
+        if len(same):
+            notes.append(
+                "The same in every row: " + "; ".join(f"{name} {readable[name].iloc[0]}" for name in same) + "."
+            )
+        readable = readable.drop(columns=same)
+    if readable.map(lambda cell: "±" in str(cell)).any(axis=None):
+        notes.append("±: half of the 95 % interval of the mean over seeds, by Student; of few seeds it is wide.")
+    if "KL(q(z) ‖ p(z)), nats" in readable and (readable["KL(q(z) ‖ p(z)), nats"] == "–").any():
+        notes.append(
+            "–: not computable, since I(x;z) is at the cap of its estimate; the rate less I(x;z) is an upper bound."
+        )
+    lines = [to_markdown(readable) if len(table) else "Nothing is measured.", *map(as_markdown, notes)]
+    return Markdown("\n\n".join(lines))
+
+
+def format_number(value: float) -> str:
+    """Return a number with three significant digits, without exponent where it stays short."""
+    if value != value:
+        return "–"
+    text = f"{value:.3g}"
+    return f"{value:.0f}" if "e+" in text else text
+
+
+_LATEX = {
+    "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "±": r"$\pm$", "−": "$-$", "–": "--", "|": "$|$",
+    "‖": r"$\|$", "~": r"$\sim$", "λ": r"$\lambda$", "α": r"$\alpha$", "β": r"$\beta$", "\\": r"\textbackslash{}",
+}  # fmt: skip
+
+
+def _latex_cell(cell: object) -> str:
+    return "".join(_LATEX.get(character, character) for character in str(cell))

@@ -1,0 +1,247 @@
+"""Reports say what was computed; damaged results are refused by name."""
+
+import json
+import math
+import re
+from html import unescape
+from io import StringIO
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from infovae.claims.statements import CLAIMS, ledger
+from infovae.config import PROJECT_ROOT
+from infovae.experiments import MODULES, experiment_class, make_experiment
+from infovae.labels import LABELS, as_markdown
+from infovae.plotting import Captioned
+from infovae.publishing.report import (
+    Published,
+    _load_history,
+    describe_missing,
+    format_command,
+    list_deviations,
+    load_published,
+    publish,
+    require_published,
+    show_claims,
+    show_course,
+    show_published,
+    summarize,
+)
+from infovae.publishing.site.markdown import markdown
+from infovae.publishing.tables import format_table, preview, show_table, to_markdown, write_tables
+from infovae.refusals import ParameterError
+from infovae.reproduce import load_profile, parse_assignments, profile_names
+
+
+def is_of_this_version(folder: Path) -> bool:
+    """Say whether published results have today's parameters and columns; else they await their next publication."""
+    try:
+        published = load_published(folder).items()
+    except ParameterError:
+        return False
+    tables = {name: pd.read_csv(folder / name / "table.csv") for name, _ in published}
+    return all(list(found.experiment.table(found.runs)) == list(tables[name]) for name, found in published)
+
+
+COMMITTED = sorted(
+    path.parent
+    for path in (PROJECT_ROOT / "results").glob("*/claims.csv")
+    if path.parent.name != "custom" and is_of_this_version(path.parent)
+)
+
+
+@pytest.mark.parametrize("profile", profile_names())
+def test_command_gives_the_same_experiment(profile: str) -> None:
+    for name, experiment in load_profile(profile).items():
+        _, chosen, *parameters = re.fullmatch(
+            r'(make run) EXPERIMENT=(\w+)(?: PARAMS="([^"]*)")?', format_command(experiment)
+        ).groups()  # type: ignore[union-attr]
+        assert chosen == name
+        assert make_experiment(name, parse_assignments([text for text in parameters if text])) == experiment
+
+
+def test_figures_are_published_with_their_words(tmp_path: Path) -> None:
+    figure = Captioned().captioned([1], "how to read it")
+    figure.subplots().set_title("what it shows")
+    runs = pd.DataFrame({"receptive_radius": [4], "objective": ["mmd"], "alpha": 1.0, "lambda_": 1.0, "status": "done"})
+    publish(make_experiment("latent_usage", {}), runs, {"b": figure, "a": figure}, str(tmp_path))
+    captions = json.loads((tmp_path / "captions.json").read_text(encoding="utf-8"))
+    assert list(captions) == ["b", "a"] and captions["a"]["alt"] == "1 panel: what it shows. how to read it"
+    assert (tmp_path / "a.png").read_bytes() == figure.to_png()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"a": {}}', '{"a": 1}', '{"a": {"alt": "", "caption": ""}}'])
+def test_damaged_captions_are_refused_by_name(tmp_path: Path, content: str) -> None:
+    (tmp_path / "captions.json").write_text(content)
+    with pytest.raises(ParameterError, match=r"captions\.json is damaged"):
+        show_published(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["parameters.json", "runs.csv"])
+def test_damaged_results_are_refused_by_name(tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "latent_usage"
+    folder.mkdir()
+    experiment = make_experiment("latent_usage", {})
+    (folder / "parameters.json").write_text(json.dumps(experiment.model_dump(mode="json")))
+    (folder / "runs.csv").write_text("run_id,status,seed\nx,done,0\n")
+    assert set(load_published(tmp_path)) == {"latent_usage"}
+    (folder / damage).write_text("{")
+    with pytest.raises(ParameterError, match="latent_usage"):
+        load_published(tmp_path)
+
+
+def test_report_without_results_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="make reproduce PROFILE=quick"):
+        require_published("quick", tmp_path)
+
+
+def test_missing_runs_are_said_by_experiment_reason_and_condition() -> None:
+    wanted = {name: make_experiment(name, {}) for name in ("divergence_comparison", "latent_usage")}
+    runs = pd.DataFrame(
+        {
+            "status": ["done", "not run", "failed: <b>"],
+            "latent_dim": [10, 40, 10],
+            "objective": ["mmd", "mmd", "stein"],
+        }
+    )
+    published = {"divergence_comparison": Published(wanted["divergence_comparison"], runs, pd.DataFrame())}
+    assert describe_missing(published, wanted, ["paper"]).splitlines() == [
+        "- Latent usage: no run of it.",
+        "- Divergence comparison: 2 of 3 runs have no result (1 not run, 1 failed: \\<b>); none for latent dimension "
+        "40; none for objective Stein.",
+        "- No results of these profiles are published: paper.",
+    ]
+    whole = {"latent_usage": Published(wanted["latent_usage"], runs.assign(status="done"), pd.DataFrame())}
+    assert "Every run" in describe_missing(whole, {"latent_usage": wanted["latent_usage"]}, [])
+
+
+def test_ledger_is_shown_whole_and_what_is_decided_stands_first() -> None:
+    claims = ledger({})
+    verdicts = ["not reproduced", "reproduced", *["inconclusive"] * (len(claims) - 2)]
+    shown = str(show_claims(claims.assign(verdict=verdicts, open_because="", at_half=0.5)).data).splitlines()
+    assert len(shown) == 2 + len(CLAIMS)
+    assert shown[2].startswith("| ✓ reproduced |") and shown[3].startswith("| ✗ not reproduced |")
+    assert all(any(as_markdown(claim.statement) in row for row in shown) for claim in CLAIMS.values())
+    assert summarize(claims) == f"Of {len(CLAIMS)} statements: 0 reproduced, 0 not reproduced, 0 inconclusive, " + (
+        f"{len(CLAIMS)} not measured."
+    )
+    assert summarize(claims.iloc[:1].assign(verdict="not reproduced", statement="a_b")).endswith(
+        "1 not reproduced, 0 inconclusive, 0 not measured. Not reproduced:\n\n- a\\_b"
+    )
+
+
+def test_history_without_a_finished_run_has_no_row(tmp_path: Path) -> None:
+    for content, n_rows in (("\n", 0), ("run_id,step\na,1\n", 1)):
+        (tmp_path / "history.csv").write_text(content)
+        history = _load_history(tmp_path / "history.csv")
+        assert len(history) == n_rows and {"run_id", "step"} <= set(history)
+
+
+TABLE = pd.DataFrame(
+    {
+        "objective": ["a_b", "mmd"],
+        "latent_dim": [2, 10],
+        "m": [0.123456, 1234567.0],
+        "m_ci95": [0.01, math.nan],
+        "n_seeds": [3, 1],
+        "nothing": [math.nan, math.nan],
+        "nothing_ci95": [math.nan, math.nan],
+        "n_missing": [0, 0],
+        "why_missing": ["", ""],
+    }
+)
+
+
+def test_mean_and_interval_stand_in_one_cell() -> None:
+    readable = format_table(TABLE)
+    assert list(readable["m"]) == ["0.123 ± 0.01", "1234567"]
+    assert list(readable) == ["objective", "latent dimension", "m", "seeds"]
+    assert list(readable["objective"]) == ["a_b", "MMD"]
+    assert list(format_table(TABLE.assign(n_missing=[0, 2], why_missing=["", "not run"])))[-2:] == [
+        "runs without a result", "reason"
+    ]  # fmt: skip
+
+
+def test_what_is_the_same_in_every_row_stands_once_below_the_table() -> None:
+    shown, *notes = show_table(TABLE.assign(latent_dim=2)).data.split("\n\n")
+    assert shown.startswith("| objective | m | seeds |")
+    assert notes[0] == "The same in every row: latent dimension 2." and notes[1].startswith("±: half of the 95 %")
+    waiting = show_table(TABLE.assign(n_seeds=[0, 1], n_missing=[3, 0], why_missing=["not run", ""])).data
+    assert "a\\_b" not in waiting and "\n\nNot run yet: 1 of 2 rows." in waiting
+    failed = show_table(TABLE.assign(n_seeds=[0, 1], n_missing=[3, 0], why_missing=["failed: loss is nan", ""])).data
+    assert "failed: loss is nan" in failed and "Not run" not in failed
+
+
+def test_information_at_its_cap_is_said_to_be_at_least_that() -> None:
+    table = pd.DataFrame({"objective": ["elbo", "mmd"], "n_seeds": [3, 3], "n_missing": 0, "why_missing": ""})
+    table["mutual_information"], table["mutual_information_cap"] = [1.5, 9.2103], 9.2103
+    table = table.assign(mutual_information_ci95=0.1, mutual_information_cap_ci95=0.0)
+    assert list(format_table(table)["I(x;z), nats"]) == ["1.5 ± 0.1", "≥ 9.21"]
+
+
+def test_what_changed_its_side_is_read_off_the_numbers() -> None:
+    rows = {"at_quarter": [1.0] * 3, "at_half": [-0.1, 0.2, -0.1], "at_end": [0.1, 0.1, -0.2], "holds": "below 0"}
+    claims = pd.DataFrame(rows).assign(statement="s", measured="m", open_because=["one seed", "", ""])
+    assert [line.split(" | ")[-1] for line in show_course(claims).data.splitlines()[2:]] == ["yes |", "no |", "no |"]
+
+
+def test_preview_fits_the_terminal_and_leaves_out_no_metric(tmp_path: Path) -> None:
+    TABLE.to_csv(tmp_path / "table.csv", index=False)
+    whole = preview(tmp_path, 80)
+    assert whole.splitlines()[0].split() == ["objective", "latent", "dimension", "m", "seeds"]
+    assert len(whole.splitlines()) == 1 + len(TABLE)
+    turned = preview(tmp_path, 40)
+    assert [line.split("  ")[0] for line in turned.splitlines()] == ["objective", "latent dimension", "m", "seeds"]
+    assert "1234567" in turned
+    narrow = preview(tmp_path, 30).splitlines()
+    assert narrow[-1] == "... and 1 rows more in table.csv" and "1234567" not in "".join(narrow)
+    assert max(map(len, narrow[:-1])) <= 30
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_column_that_a_reader_sees_has_words_of_its_own(name: str) -> None:
+    assert len(set(LABELS.values())) == len(LABELS)
+    cls = experiment_class(name)
+    assert {*cls.conditions, *cls.metrics} - {"objective", "variant", "rate"} <= set(LABELS)
+
+
+def test_markdown_table_survives_every_character() -> None:
+    assert to_markdown(pd.DataFrame({"a_b": ["x|y", "<i>"]})) == "| a\\_b |\n| :--- |\n| x\\|y |\n| \\<i> |"
+    text = r"\ ` * _ [a](b) <img src=x onerror=y> & &lt; | $x$ ~~z~~ \[ \begin{a}"
+    assert unescape(re.sub("<[^>]*>", "", markdown().render(as_markdown(text)))).strip() == text
+
+
+def test_latex_escapes_names(tmp_path: Path) -> None:
+    experiment = make_experiment("latent_usage", {})
+    runs = pd.DataFrame({"receptive_radius": [4], "objective": ["a_b"], "alpha": 1.0, "lambda_": 1.0})
+    write_tables(experiment, runs.assign(status="done", mutual_information=2.0), tmp_path)
+    latex = (tmp_path / "table.tex").read_text()
+    assert r"a\_b" in latex and "toprule" in latex
+    assert not [line for line in latex.splitlines() if "_" in line.replace(r"\_", "")]
+
+
+def test_every_deviation_of_the_code_is_listed() -> None:
+    marks = sum(
+        path.read_text(encoding="utf-8").count("DEVIATION: ")
+        for path in (PROJECT_ROOT / "infovae").rglob("*.py")
+        if path.name != "report.py"
+    )
+    listed = list_deviations()
+    assert len(listed) == marks >= 5
+    assert all(len(text) > 20 and text.endswith((".", ")")) for _, text in listed), listed
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda path: path.name)
+def test_committed_results_are_complete_and_recompute(folder: Path) -> None:
+    published = load_published(folder)
+    for name, (experiment, runs, _) in published.items():
+        table = pd.read_csv(folder / name / "table.csv", dtype={"why_missing": "str"}).fillna({"why_missing": ""})
+        pd.testing.assert_frame_equal(experiment.table(runs), table, check_dtype=False, rtol=1e-9)
+        executed = (folder / name / "notebook.ipynb").read_text(encoding="utf-8")
+        assert '"output_type": "error"' not in executed
+    histories = {name: found.history for name, found in published.items() if len(found.history)}
+    made = ledger({name: found.runs for name, found in published.items()}, histories)
+    committed = pd.read_csv(folder / "claims.csv")
+    pd.testing.assert_frame_equal(pd.read_csv(StringIO(made.to_csv(index=False))), committed, rtol=1e-9)
