@@ -11,6 +11,7 @@ vertical layer instead of each, for the sake of speed on a CPU.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -163,8 +164,31 @@ def _add_and_relu_(activations: Tensor, shift: Tensor) -> Tensor:
     The shift is (n, c, 1, 1), or (n, c, H, W) with H <= H', W <= W': no pixel reads the places beyond.
     """
     height, width = shift.shape[2:]
-    (activations if height == width == 1 else activations[:, :, :height, :width]).add_(shift)
+    if height == width == 1:
+        return _AddAndRelu.apply(activations, shift)
+    activations[:, :, :height, :width].add_(shift)
     return activations.relu_()
+
+
+class _AddAndRelu(torch.autograd.Function):
+    """relu(activations + shift) for a shift of (n, c, 1, 1), with the bits of the two operations.
+
+    The shift is repeated along a row first. Adding it place by place, of 16 channels each, took a third of a step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, activations: Tensor, shift: Tensor) -> Tensor:
+        row = shift.expand(-1, -1, 1, activations.shape[3]).contiguous(memory_format=torch.channels_last)
+        out = activations.add_(row).relu_()
+        ctx.mark_dirty(activations)
+        ctx.save_for_backward(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        (out,) = ctx.saved_tensors
+        grad = torch.ops.aten.threshold_backward(grads[0], out, 0)
+        return grad, grad.sum((2, 3), keepdim=True)
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:
