@@ -142,7 +142,7 @@ def run(experiment: str, parameters: tuple[str, ...], profile: str | None) -> No
         raise ParameterError(f"name an experiment, such as EXPERIMENT=latent_usage; there are: {', '.join(MODULES)}")
     experiment = re.sub(r"^\d\d_", "", experiment)  # the name of its notebook
     notebooks = {path.stem[3:] for path in (PROJECT_ROOT / "notebooks").glob("*.ipynb")}
-    if experiment in notebooks - MODULES.keys():
+    if experiment in notebooks - set(MODULES):
         raise ParameterError(f"{experiment} is a notebook and no experiment: open it by `make lab`")
     values = work.parse_assignments(list(parameters))
     if profile:

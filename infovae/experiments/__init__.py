@@ -2,7 +2,7 @@
 
 What varies in an experiment is a plural list under the name of the field of `RunConfig` that it varies; a parameter
 that has the name of such a field itself is the same in every run. A new experiment is one module with a subclass of
-`Experiment`, one line in `MODULES`, one notebook and one line in a profile.
+`Experiment`, one notebook and one line in a profile.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
@@ -21,6 +22,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from infovae.claims.intervals import half_width
 from infovae.config import (
     OBJECTIVES,
+    PROJECT_ROOT,
     Alpha,
     Count,
     Dataset,
@@ -45,18 +47,9 @@ if TYPE_CHECKING:
 
     from infovae.runs.sweep import Task
 
-MODULES = {
-    "tuning": "Tuning",
-    "amortized_inference": "AmortizedInference",
-    "variance_overestimation": "VarianceOverestimation",
-    "divergence_comparison": "DivergenceComparison",
-    "semi_supervised": "SemiSupervised",
-    "latent_usage": "LatentUsage",
-    "log_likelihood": "LogLikelihood",
-    "sensitivity": "Sensitivity",
-    "family": "Family",
-}
-"""Module name -> class, in the order of the notebooks."""
+_NOTEBOOKS = [path.stem.partition("_")[2] for path in sorted((PROJECT_ROOT / "notebooks").glob("*.ipynb"))]
+MODULES = tuple(name for name in _NOTEBOOKS if (Path(__file__).parent / f"{name}.py").is_file())
+"""The experiments, in the order of their notebooks: each is a notebook NN_NAME.ipynb and a module NAME here."""
 
 T = TypeVar("T")
 Wanted = list[tuple[RunConfig | PixelConfig, tuple[Evaluation, ...]]]
@@ -228,7 +221,9 @@ def experiment_class(name: str) -> type[Experiment]:
     """Return the experiment of that name; ParameterError names the closest one."""
     if name not in MODULES:
         raise ParameterError(unknown_name("experiment", name, MODULES))
-    return getattr(importlib.import_module(f"infovae.experiments.{name}"), MODULES[name])
+    module = vars(importlib.import_module(f"infovae.experiments.{name}"))
+    classes = [value for value in module.values() if isinstance(value, type) and issubclass(value, Experiment)]
+    return next(cls for cls in classes if getattr(cls, "name", "") == name)
 
 
 def make_experiment(name: str, parameters: Mapping[str, Any]) -> Experiment:
