@@ -23,13 +23,10 @@ from infovae.claims.intervals import half_width
 from infovae.config import (
     OBJECTIVES,
     PROJECT_ROOT,
-    Alpha,
     Count,
     Dataset,
     Decoder,
     Evaluation,
-    Lambda,
-    LatentDim,
     ObjectiveName,
     PixelConfig,
     Positive,
@@ -92,16 +89,10 @@ def _require_unique(values: tuple[T, ...]) -> tuple[T, ...]:
 
 
 _READ = (BeforeValidator(_parse_text), AfterValidator(_require_unique))
-UNIQUE_LIST = (Field(min_length=1, max_length=1000), *_READ)
-Seeds = Annotated[tuple[Seed, ...], *UNIQUE_LIST]
+Several = Annotated[tuple[T, ...], Field(min_length=1, max_length=1000), *_READ]
+"""What an experiment varies: at least one value, none twice."""
 MoreSeeds = Annotated[tuple[Seed, ...], Field(max_length=1000), *_READ]
-LatentDims = Annotated[tuple[LatentDim, ...], *UNIQUE_LIST]
-Objectives = Annotated[tuple[ObjectiveName, ...], *UNIQUE_LIST]
-Alphas = Annotated[tuple[Alpha, ...], *UNIQUE_LIST]
-Lambdas = Annotated[tuple[Lambda, ...], *UNIQUE_LIST]
-TrainingSizes = Annotated[tuple[TrainingSize, ...], *UNIQUE_LIST]
-Positives = Annotated[tuple[Positive, ...], *UNIQUE_LIST]
-Radii = Annotated[tuple[Annotated[int, Field(strict=True, ge=2, le=28)], ...], *UNIQUE_LIST]
+Radius = Annotated[int, Field(strict=True, ge=2, le=28)]
 Samples = Annotated[int, Field(strict=True, ge=10, le=100_000)]
 Overrides = Annotated[dict[str, Any], BeforeValidator(_parse_text)]
 
@@ -127,7 +118,7 @@ class Experiment(Settings):
     metrics: ClassVar[tuple[str, ...]]
 
     dataset: Dataset = "mnist"
-    seeds: Seeds = (0, 1, 2)
+    seeds: Several[Seed] = (0, 1, 2)
     steps: Count = 700
     batch_size: Annotated[int, Field(strict=True, ge=2, le=100_000)] = 100
     learning_rate: Positive = RunConfig.model_fields["learning_rate"].default

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from infovae import plotting
-from infovae.config import Count, Positive, PosteriorEvaluation
-from infovae.experiments import Alphas, Experiment, Objectives, Positives, Wanted, product, weights_at
+from infovae.config import Alpha, Count, ObjectiveName, Positive, PosteriorEvaluation
+from infovae.experiments import Experiment, Several, Wanted, product, weights_at
 from infovae.labels import label, objective_name
 from infovae.plotting import Captioned
 
@@ -42,9 +42,9 @@ class AmortizedInference(Experiment):
     )  # fmt: skip
 
     dataset: Literal["two_points"] = "two_points"
-    objectives: Objectives = ("elbo", "mmd", "stein", "jensen")
-    alphas: Alphas = (1.0, 0.0)
-    decoder_min_stds: Positives = (0.1, 0.01)
+    objectives: Several[ObjectiveName] = ("elbo", "mmd", "stein", "jensen")
+    alphas: Several[Alpha] = (1.0, 0.0)
+    decoder_min_stds: Several[Positive] = (0.1, 0.01)
     n_train: Count = 1000
     steps: Count = 600
     learning_rate: Positive = 3e-4

@@ -12,18 +12,16 @@ from pydantic import Field
 from infovae import plotting
 from infovae.claims import authors
 from infovae.claims.verdicts import MMD_NOISE
-from infovae.config import LatentEvaluation, RunConfig, SampleEvaluation, SemiSupervisedEvaluation
+from infovae.config import (
+    LatentDim,
+    LatentEvaluation,
+    ObjectiveName,
+    RunConfig,
+    SampleEvaluation,
+    SemiSupervisedEvaluation,
+)
 from infovae.data import sources
-from infovae.experiments import (
-    HEADLINE_DIM,
-    ImageExperiment,
-    LatentDims,
-    MoreSeeds,
-    Objectives,
-    Samples,
-    Wanted,
-    product,
-)  # fmt: skip
+from infovae.experiments import HEADLINE_DIM, ImageExperiment, MoreSeeds, Samples, Several, Wanted, product
 from infovae.labels import label, objective_name
 from infovae.plotting import Captioned, Panel
 
@@ -64,8 +62,8 @@ class DivergenceComparison(ImageExperiment):
         "log_det_cov_total_authors", "class_cross_entropy_authors", "svm_error_authors", "train_seconds",
     )  # fmt: skip
 
-    objectives: Objectives = ("elbo", "unregularized", "mmd", "stein", "wasserstein")
-    latent_dims: LatentDims = (HEADLINE_DIM,)
+    objectives: Several[ObjectiveName] = ("elbo", "unregularized", "mmd", "stein", "wasserstein")
+    latent_dims: Several[LatentDim] = (HEADLINE_DIM,)
     extra_seeds: MoreSeeds = ()
     n_samples: Samples = 2000
     n_labels: Annotated[int, Field(strict=True, ge=0, le=50_000)] = Field(default_factory=usual_labels)

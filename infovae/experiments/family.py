@@ -12,11 +12,14 @@ from infovae.config import (
     Decoder,
     Draws,
     Evaluation,
+    LatentDim,
     LatentEvaluation,
     LikelihoodEvaluation,
+    ObjectiveName,
+    Seed,
     SemiSupervisedEvaluation,
 )
-from infovae.experiments import HEADLINE_DIM, ImageExperiment, LatentDims, Objectives, Seeds, Wanted, product
+from infovae.experiments import HEADLINE_DIM, ImageExperiment, Several, Wanted, product
 from infovae.experiments.divergence_comparison import N_POOL, usual_labels
 from infovae.labels import OBJECTIVE_LINES, label, objective_name
 from infovae.plotting import Captioned
@@ -46,9 +49,9 @@ class Family(ImageExperiment):
         "nll", "ess_median", "train_seconds",
     )  # fmt: skip
 
-    objectives: Objectives = tuple(name for name in OBJECTIVE_LINES if name != "unconditional")  # type: ignore[misc]
-    latent_dims: LatentDims = (2, HEADLINE_DIM)
-    seeds: Seeds = (0, 1)
+    objectives: Several[ObjectiveName] = tuple(n for n in OBJECTIVE_LINES if n != "unconditional")  # type: ignore[misc]
+    latent_dims: Several[LatentDim] = (2, HEADLINE_DIM)
+    seeds: Several[Seed] = (0, 1)
     steps: Annotated[int, Field(strict=True, ge=1, le=10_000_000)] = 500
     decoder: Decoder = "conv"
     n_codes: Annotated[int, Field(strict=True, ge=100, le=60_000)] = 2000

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import pandas as pd
 
 from infovae import plotting
-from infovae.config import EMPTY_CODE, LatentDim, LatentEvaluation, ObjectiveName, RunConfig
-from infovae.experiments import HEADLINE_DIM, UNIQUE_LIST, Alphas, ImageExperiment, Lambdas, Radii, Wanted, product
+from infovae.config import EMPTY_CODE, Alpha, Lambda, LatentDim, LatentEvaluation, ObjectiveName, RunConfig
+from infovae.experiments import HEADLINE_DIM, ImageExperiment, Radius, Several, Wanted, product
 from infovae.labels import label, objective_name
 from infovae.plotting import Captioned
 
@@ -35,10 +35,10 @@ class LatentUsage(ImageExperiment):
     )  # fmt: skip
 
     objective: ObjectiveName = "mmd"
-    alphas: Alphas = (1.0,)
-    lambdas: Lambdas = (784.0,)
-    receptive_radii: Radii = (RunConfig.model_fields["receptive_radius"].default,)
-    encoder_norms: Annotated[tuple[Literal["batch", "none", "spread"], ...], *UNIQUE_LIST] = ("batch",)
+    alphas: Several[Alpha] = (1.0,)
+    lambdas: Several[Lambda] = (784.0,)
+    receptive_radii: Several[Radius] = (RunConfig.model_fields["receptive_radius"].default,)
+    encoder_norms: Several[Literal["batch", "none", "spread"]] = ("batch",)
     latent_dim: LatentDim = HEADLINE_DIM
 
     def wanted(self) -> Wanted:

@@ -11,8 +11,8 @@ from pydantic import Field
 
 from infovae import plotting
 from infovae.claims import authors
-from infovae.config import Draws, LatentDim, LatentEvaluation, LikelihoodEvaluation
-from infovae.experiments import HEADLINE_DIM, ImageExperiment, Objectives, Wanted, product
+from infovae.config import Draws, LatentDim, LatentEvaluation, LikelihoodEvaluation, ObjectiveName
+from infovae.experiments import HEADLINE_DIM, ImageExperiment, Several, Wanted, product
 from infovae.labels import objective_name
 from infovae.plotting import Captioned
 
@@ -38,7 +38,7 @@ class LogLikelihood(ImageExperiment):
         "mutual_information", "nll_searched", "nll_missed", "nll_missed_std_error",
     )  # fmt: skip
 
-    objectives: Objectives = ("elbo", "mmd", "stein", "wasserstein", "unconditional")
+    objectives: Several[ObjectiveName] = ("elbo", "mmd", "stein", "wasserstein", "unconditional")
     latent_dim: LatentDim = HEADLINE_DIM
     n_images: Annotated[int, Field(strict=True, ge=2, le=10_000)] = 50
     n_draws: Draws = 100

@@ -8,8 +8,8 @@ import pandas as pd
 from pydantic import AfterValidator
 
 from infovae import plotting
-from infovae.config import LatentDim, LatentEvaluation, RunConfig, SampleEvaluation
-from infovae.experiments import HEADLINE_DIM, UNIQUE_LIST, ImageExperiment, Samples, Seeds, Wanted
+from infovae.config import LatentDim, LatentEvaluation, RunConfig, SampleEvaluation, Seed
+from infovae.experiments import HEADLINE_DIM, ImageExperiment, Samples, Several, Wanted
 from infovae.labels import label, objective_name
 from infovae.plotting import Captioned
 from infovae.refusals import unknown_name
@@ -76,10 +76,10 @@ class Sensitivity(ImageExperiment):
         "class_cross_entropy",
     )  # fmt: skip
 
-    variants: Annotated[tuple[Annotated[str, AfterValidator(_require_known)], ...], *UNIQUE_LIST] = (
+    variants: Several[Annotated[str, AfterValidator(_require_known)]] = (
         "mmd", "mmd_no_norm", "mmd_flat_kernel", "elbo", "averaged_elbo", "elbo_spatial",
     )  # fmt: skip
-    seeds: Seeds = (0,)
+    seeds: Several[Seed] = (0,)
     latent_dim: LatentDim = HEADLINE_DIM
     n_samples: Samples = 2000
 

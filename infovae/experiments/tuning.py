@@ -8,16 +8,12 @@ import pandas as pd
 from pydantic import Field
 
 from infovae import plotting
-from infovae.config import LatentDim, LatentEvaluation, ObjectiveName, Positive, TrainingSize, all_training_images
-from infovae.experiments import HEADLINE_DIM, UNIQUE_LIST, Experiment, Objectives, Positives, Seeds, Wanted, product
+from infovae.config import LatentDim, LatentEvaluation, ObjectiveName, Positive, Seed, TrainingSize, all_training_images
+from infovae.experiments import HEADLINE_DIM, Experiment, Radius, Several, Wanted, product
 from infovae.labels import label
 from infovae.plotting import Captioned
 
-Size = tuple[
-    Annotated[int, Field(strict=True, ge=1, le=512)],
-    Annotated[int, Field(strict=True, ge=1, le=16)],
-    Annotated[int, Field(strict=True, ge=2, le=28)],
-]
+Size = tuple[Annotated[int, Field(strict=True, ge=1, le=512)], Annotated[int, Field(strict=True, ge=1, le=16)], Radius]
 
 
 class Tuning(Experiment):
@@ -34,12 +30,12 @@ class Tuning(Experiment):
         "reconstruction_nll", "rate", "mutual_information", "squared_mmd", "train_seconds",
     )  # fmt: skip
 
-    seeds: Seeds = (1000,)
+    seeds: Several[Seed] = (1000,)
     objective: ObjectiveName = "mmd"
-    sizes: Annotated[tuple[Size, ...], *UNIQUE_LIST] = ((16, 2, 8), (32, 2, 8), (32, 4, 12))
+    sizes: Several[Size] = ((16, 2, 8), (32, 2, 8), (32, 4, 12))
     seconds_at_most: Positive = 300.0
-    objectives: Objectives = ("elbo", "mmd")
-    learning_rates: Positives = (5e-4, 1e-3, 2e-3)
+    objectives: Several[ObjectiveName] = ("elbo", "mmd")
+    learning_rates: Several[Positive] = (5e-4, 1e-3, 2e-3)
     latent_dim: LatentDim = HEADLINE_DIM
     n_train: TrainingSize = Field(default_factory=all_training_images)
 

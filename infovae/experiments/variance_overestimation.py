@@ -18,11 +18,13 @@ from infovae.config import (
     LatentDim,
     LatentEvaluation,
     LikelihoodEvaluation,
+    ObjectiveName,
     RunConfig,
     SampleEvaluation,
+    TrainingSize,
     all_training_images,
 )  # fmt: skip
-from infovae.experiments import UNIQUE_LIST, Experiment, Objectives, Samples, TrainingSizes, Wanted, product, weights_at
+from infovae.experiments import Experiment, Samples, Several, Wanted, product, weights_at
 from infovae.labels import label, objective_name
 from infovae.plotting import Captioned, Panel
 
@@ -66,11 +68,11 @@ class VarianceOverestimation(Experiment):
         "frechet_distance_real", "class_cross_entropy", "class_cross_entropy_real",
     )  # fmt: skip
 
-    objectives: Objectives = ("elbo", "mmd")
+    objectives: Several[ObjectiveName] = ("elbo", "mmd")
     alpha: Alpha = 0.0
-    binarizations: Annotated[tuple[Literal["none", "dynamic", "static"], ...], *UNIQUE_LIST] = ("none",)
+    binarizations: Several[Literal["none", "dynamic", "static"]] = ("none",)
     latent_dim: LatentDim = AUTHORS_DIM
-    n_trains: TrainingSizes = Field(default_factory=_few_and_all)
+    n_trains: Several[TrainingSize] = Field(default_factory=_few_and_all)
     decoder: Decoder = "conv"
     encoder_norm: Literal["batch", "none", "spread"] = "none"
     steps: Annotated[int, Field(strict=True, ge=1, le=10_000_000)] = 400
