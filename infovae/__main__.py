@@ -136,13 +136,12 @@ def train(profile: str) -> None:
 def run(experiment: str, parameters: tuple[str, ...], profile: str | None) -> None:
     """Run one EXPERIMENT with new parameters, into results/custom/EXPERIMENT, in place of what was there."""
     from infovae import reproduce as work
-    from infovae.experiments import MODULES, make_experiment
+    from infovae.experiments import MODULES, NOTEBOOKS, make_experiment
 
     if not experiment:
         raise ParameterError(f"name an experiment, such as EXPERIMENT=latent_usage; there are: {', '.join(MODULES)}")
     experiment = re.sub(r"^\d\d_", "", experiment)  # the name of its notebook
-    notebooks = {path.stem[3:] for path in (PROJECT_ROOT / "notebooks").glob("*.ipynb")}
-    if experiment in notebooks - set(MODULES):
+    if experiment in NOTEBOOKS and experiment not in MODULES:
         raise ParameterError(f"{experiment} is a notebook and no experiment: open it by `make lab`")
     values = work.parse_assignments(list(parameters))
     if profile:

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
     from infovae.runs.sweep import Task
 
-_NOTEBOOKS = [path.stem.partition("_")[2] for path in sorted((PROJECT_ROOT / "notebooks").glob("*.ipynb"))]
-MODULES = tuple(name for name in _NOTEBOOKS if (Path(__file__).parent / f"{name}.py").is_file())
+NOTEBOOKS = {path.stem.partition("_")[2]: path.stem for path in sorted((PROJECT_ROOT / "notebooks").glob("*.ipynb"))}
+MODULES = tuple(name for name in NOTEBOOKS if (Path(__file__).parent / f"{name}.py").is_file())
 """The experiments, in the order of their notebooks: each is a notebook NN_NAME.ipynb and a module NAME here."""
 
 T = TypeVar("T")
@@ -105,6 +105,7 @@ class Experiment(Settings):
 
     Attributes
     ----------
+    name, notebook : of its module, and of the notebook of that name.
     conditions : columns of runs.csv that tell the rows of the table apart.
     metrics : columns of runs.csv that the table averages over seeds.
     overrides : further fields of `RunConfig` and their values, for every run.
@@ -124,6 +125,12 @@ class Experiment(Settings):
     learning_rate: Positive = RunConfig.model_fields["learning_rate"].default
     precision: Literal["auto", "float32", "bfloat16"] = RunConfig.model_fields["precision"].default
     overrides: Overrides = Field(default_factory=dict)
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        """Name the experiment after its module."""
+        super().__init_subclass__(**settings)
+        cls.name = cls.__module__.rpartition(".")[2]
+        cls.notebook = NOTEBOOKS.get(cls.name, "")
 
     @classmethod
     def from_parameters(cls, namespace: Mapping[str, Any]) -> Self:
@@ -212,9 +219,9 @@ def experiment_class(name: str) -> type[Experiment]:
     """Return the experiment of that name; ParameterError names the closest one."""
     if name not in MODULES:
         raise ParameterError(unknown_name("experiment", name, MODULES))
-    module = vars(importlib.import_module(f"infovae.experiments.{name}"))
-    classes = [value for value in module.values() if isinstance(value, type) and issubclass(value, Experiment)]
-    return next(cls for cls in classes if getattr(cls, "name", "") == name)
+    module = importlib.import_module(f"infovae.experiments.{name}")
+    classes = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Experiment)]
+    return next(cls for cls in classes if cls.__module__ == module.__name__)
 
 
 def make_experiment(name: str, parameters: Mapping[str, Any]) -> Experiment:

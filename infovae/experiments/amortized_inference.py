@@ -28,9 +28,7 @@ class AmortizedInference(Experiment):
     The authors' scripts do not charge for the rate (alpha = 1), the paper does (alpha = 0, recalled).
     """
 
-    name = "amortized_inference"
     title = "Amortised inference"
-    notebook = "02_amortized_inference"
     caveat = (
         "The paper's decoder has no floor, so that its ELBO grows without bound; here the floor bounds it, and the "
         "failure is read from how it changes as the floor is lowered. Numbers are those after the given steps."

@@ -47,9 +47,7 @@ class DivergenceComparison(ImageExperiment):
     no labels, or too few images: then no machine is trained on the codes.
     """
 
-    name = "divergence_comparison"
     title = "Divergence comparison"
-    notebook = "04_divergence_comparison"
     caveat = (
         "With few steps the distances to the prior are those on the way, not those reached: slow divergences (the "
         "adversary above all) look worse than after the authors' training, and samples are those of young decoders."

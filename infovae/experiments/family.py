@@ -35,9 +35,7 @@ class Family(ImageExperiment):
     data set has no labels, or too few images.
     """
 
-    name = "family"
     title = "The family on one page"
-    notebook = "10_family"
     caveat = (
         "About an epoch of training with a decoder of independent pixels: this shows what each objective does, not "
         "which is best. Slow divergences look worse than they are, and no objective but the authors’ is tuned."

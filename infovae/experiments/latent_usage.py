@@ -20,9 +20,7 @@ class LatentUsage(ImageExperiment):
     and norm each by itself at the first alpha and lambda_.
     """
 
-    name = "latent_usage"
     title = "Latent usage"
-    notebook = "06_latent_usage"
     caveat = (
         "The claim is about the optimum. With few steps an empty code may be one that the decoder has not learnt to "
         "use yet, and a full one may be one that the divergence has not emptied."

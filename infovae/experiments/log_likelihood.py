@@ -25,9 +25,7 @@ class LogLikelihood(ImageExperiment):
     DEVIATION: by default few test images and draws.
     """
 
-    name = "log_likelihood"
     title = "Log-likelihood"
-    notebook = "07_log_likelihood"
     caveat = (
         "Decoders after few steps are many nats from the paper's. What separates objectives early is how fast the "
         "decoder learns, not what a code is worth in the end."

@@ -19,9 +19,7 @@ ERRORS = ("svm_error", "svm_error_sampled", "tsvm_error", "svm_error_authors")
 class SemiSupervised(DivergenceComparison):
     """The very models of the divergence comparison, as feature extractors; the pixels themselves as baseline."""
 
-    name = "semi_supervised"
     title = "Semi-supervised accuracy"
-    notebook = "05_semi_supervised"
     caveat = (
         "An encoder that has seen each image only a few times separates classes less well than a fully trained one: "
         "errors are upper limits, and an order that rests on fine detail of the code (many dimensions) may change."

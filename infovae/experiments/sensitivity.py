@@ -66,9 +66,7 @@ def _require_known(name: str) -> str:
 class Sensitivity(ImageExperiment):
     """Named variants of the models of the comparison, each with a few fields changed, see `QUESTIONS`."""
 
-    name = "sensitivity"
     title = "What decides it"
-    notebook = "08_sensitivity"
     caveat = "One change at a time around one setting: what two changes do together is open."
     conditions = ("variant",)
     metrics = (

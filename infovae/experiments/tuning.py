@@ -19,9 +19,7 @@ Size = tuple[Annotated[int, Field(strict=True, ge=1, le=512)], Annotated[int, Fi
 class Tuning(Experiment):
     """The PixelCNN's maps, layers and radius for one objective, and the learning rate for several, one at a time."""
 
-    name = "tuning"
     title = "Choice of settings"
-    notebook = "00_tuning"
     caveat = "One latent dimension, few seeds: a choice. With more steps others may be better."
     conditions = (
         "objective", "pixelcnn_channels", "pixelcnn_layers", "receptive_radius", "learning_rate",

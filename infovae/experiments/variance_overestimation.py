@@ -53,9 +53,7 @@ class VarianceOverestimation(Experiment):
     normalisation: in the script that the authors' figure is likely from there is none.
     """
 
-    name = "variance_overestimation"
     title = "Variance over-estimation"
-    notebook = "03_variance_overestimation"
     caveat = (
         "The effect comes from fitting the training images too well, and grows with training: the authors' script runs "
         "100,000 steps. Every training set gets the same number of steps, hence the small ones many more epochs."
