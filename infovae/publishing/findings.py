@@ -14,7 +14,7 @@ import pandas as pd
 from infovae.config import EMPTY_CODE, OBJECTIVES, RunConfig
 from infovae.experiments import HEADLINE_DIM
 from infovae.labels import as_markdown, objective_name
-from infovae.plotting import by_objective, join
+from infovae.plotting import by_objective, finished, join
 from infovae.publishing.report import Published
 from infovae.publishing.tables import AT_CAP, format_number
 
@@ -31,7 +31,7 @@ def pool(published: Mapping[str, Published], *names: str) -> pd.DataFrame:
     done = [runs[(runs["status"] == "done") & runs["decoder"].isin(["pixelcnn", "gated_pixelcnn"])] for runs in chosen]
     frames = [runs for runs in done if len(runs)]
     if not frames:
-        return pd.DataFrame(columns=["run_id", *RunConfig.model_fields])
+        return pd.DataFrame(columns=["run_id", "status", *RunConfig.model_fields])
     runs = pd.concat(frames).groupby("run_id", sort=False, as_index=False).first()
     distance = (runs["latent_dim"] - HEADLINE_DIM).abs()
     return runs[distance == distance.min()]
@@ -99,7 +99,7 @@ def nearest_to_prior(runs: pd.DataFrame) -> str:
 
 def code_used(runs: pd.DataFrame) -> str:
     """Whether the code is used."""
-    cap = runs.get("mutual_information_cap", pd.Series(float("nan"), runs.index)).min()
+    cap = finished(runs, "mutual_information_cap")["mutual_information_cap"].min()
     said = {name: group["mutual_information"] for name, group in by_objective(runs)}
     said = {name: nats for name, nats in said.items() if not nats.isna().any()}
     full = [objective_name(name) for name, nats in said.items() if (nats > cap - AT_CAP).all()]
@@ -113,9 +113,8 @@ def code_used(runs: pd.DataFrame) -> str:
 def batch_statistics(runs: pd.DataFrame) -> str:
     """Whose statistics normalise the codes that are measured."""
     columns = ["squared_mmd", "squared_mmd_grey", "squared_mmd_authors"]
-    if not set(columns) <= set(runs):
-        return ""
-    known = runs[(runs["objective"] == "mmd") & (runs["encoder_norm"] == "batch")].dropna(subset=columns)
+    known = finished(runs, *columns).dropna(subset=columns)
+    known = known[(known["objective"] == "mmd") & (known["encoder_norm"] == "batch")]
     if known.empty:
         return ""
     ours, running, batch = (say(known[column]) for column in columns)
@@ -170,10 +169,8 @@ def kernel(runs: pd.DataFrame) -> str:
 
 def gamma(runs: pd.DataFrame) -> str:
     """Choosing on the test set."""
-    metrics = {"svm_error_authors", "svm_error_rbf_sampled"}
-    if not metrics <= set(runs):
-        return ""
-    both = runs.dropna(subset=list(metrics))
+    metrics = ["svm_error_authors", "svm_error_rbf_sampled"]
+    both = finished(runs, *metrics).dropna(subset=metrics)
     if both.empty:
         return ""
     gain = 100 * (both["svm_error_rbf_sampled"] - both["svm_error_authors"])
@@ -271,8 +268,8 @@ def compare_ways(runs: pd.DataFrame) -> pd.DataFrame:
         "class cross-entropy, nats": ("class_cross_entropy", "class_cross_entropy_authors", 1.0),
         "SVM error on a draw of z, %": ("svm_error_rbf_sampled", "svm_error_authors", 100.0),
     }
-    total = runs.get("log_det_cov_total_authors", pd.Series(float("nan"), runs.index))
-    runs = runs.assign(log_det_cov_per_dim_authors=total / runs["latent_dim"])
+    runs = finished(runs, "log_det_cov_total_authors")
+    runs = runs.assign(log_det_cov_per_dim_authors=runs["log_det_cov_total_authors"] / runs["latent_dim"])
     rows = []
     for objective, group in by_objective(runs):
         row = {"objective": objective, "seeds": str(group["seed"].nunique())}
