@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
+from IPython.display import Markdown
 
 from infovae.experiments import Experiment
+from infovae.experiments.sensitivity import variant_name
 from infovae.labels import as_markdown, label, objective_name
 from infovae.runs.store import write_atomically
 
-if TYPE_CHECKING:
-    from IPython.display import Markdown
+WORDS = {"objective": objective_name, "variant": variant_name}
+"""Columns of names -> what a reader sees for one."""
 
 AT_CAP = 0.01
 """Nats below the cap of its estimate from which I(x;z) is only known to be at least the cap."""
@@ -37,33 +38,21 @@ def format_table(table: pd.DataFrame) -> pd.DataFrame:
     """
     readable = pd.DataFrame(index=table.index)
     for column in table.columns:
-        interval = table.get(f"{column}_ci95")
-        if column.endswith("_ci95") or (interval is not None and table[column].isna().all()):
+        values, interval = table[column], table.get(f"{column}_ci95")
+        if column.endswith("_ci95") or (interval is not None and values.isna().all()):
+            continue
+        if column in ("n_missing", "why_missing") and not values.map(bool).any():
             continue
         if interval is not None:
-            cells = [
-                format_number(m) + (f" ± {format_number(c)}" if c == c else "")
-                for m, c in zip(table[column], interval, strict=True)
-            ]
+            values = values.map(format_number) + interval.map(lambda c: f" ± {format_number(c)}" if c == c else "")
             if column == "mutual_information" and "mutual_information_cap" in table:
-                caps = table["mutual_information_cap"]
-                at_cap = table[column] > caps - AT_CAP
-                cells = [
-                    f"≥ {format_number(cap)}" if at else cell for cell, cap, at in zip(cells, caps, at_cap, strict=True)
-                ]
-            readable[column] = cells
-        elif column == "objective":
-            readable[column] = table[column].map(objective_name)
-        elif column == "variant":
-            from infovae.experiments.sensitivity import variant_name
-
-            readable[column] = table[column].map(variant_name)
-        elif (column != "n_missing" or table[column].any()) and (
-            column != "why_missing" or (table[column] != "").any()
-        ):
-            readable[column] = [
-                format_number(value) if isinstance(value, float) else str(value) for value in table[column]
-            ]
+                cap = table["mutual_information_cap"]
+                values = values.mask(table[column] > cap - AT_CAP, "≥ " + cap.map(format_number))
+        elif column in WORDS:
+            values = values.map(WORDS[column])
+        else:
+            values = values.map(lambda value: format_number(value) if isinstance(value, float) else str(value))
+        readable[column] = values
     return readable.rename(columns=label)
 
 
@@ -104,8 +93,6 @@ def show_table(table: pd.DataFrame) -> Markdown:
     Of an experiment's table, what is the same in every row stands once below it; so does how many rows are not run yet,
     and what ± means.
     """
-    from IPython.display import Markdown
-
     notes = []
     if "n_missing" in table:
         waiting = (table["n_seeds"] == 0) & (table["why_missing"] == "not run")
