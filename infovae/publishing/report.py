@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
+from IPython.display import Image, Markdown, display
 
 from infovae.config import PROJECT_ROOT
 from infovae.experiments import MODULES, Experiment, make_experiment
 from infovae.labels import as_markdown, label, objective_name
+from infovae.plotting import Captioned, count, display_width, finished
 from infovae.publishing.site import SYMBOLS
 from infovae.publishing.tables import format_number, show_table, write_tables
 from infovae.refusals import ParameterError
 from infovae.runs.store import to_json, write_atomically
-
-if TYPE_CHECKING:
-    from IPython.display import Markdown
-
-    from infovae.plotting import Captioned
 
 
 class Published(NamedTuple):
@@ -50,8 +48,6 @@ def publish(
     notebook runs as it is in JupyterLab.
     """
     if output_folder:
-        from infovae.plotting import display_width
-
         folder = Path(output_folder)
         write_atomically(folder / "parameters.json", to_json(experiment.model_dump(mode="json")) + b"\n")
         write_atomically(folder / "runs.csv", runs.to_csv(index=False).encode())
@@ -81,17 +77,23 @@ def load_published(folder: Path) -> dict[str, Published]:
         source = folder / name
         if not (source / "runs.csv").is_file():
             continue
-        try:
+        with refusing_damage(source):
             parameters = json.loads((source / "parameters.json").read_text(encoding="utf-8"))
             runs = pd.read_csv(source / "runs.csv")
             if missing := {"run_id", "status", "seed"} - set(runs.columns):
                 raise ValueError(f"runs.csv lacks the columns {sorted(missing)}")
-            experiment = make_experiment(name, parameters)
             history = _load_history(source / "history.csv")
-        except (OSError, ValueError, RecursionError) as error:
-            raise ParameterError(f"{source} is damaged ({error}): restore it or run `make reproduce` again") from error
-        published[name] = Published(experiment, runs, history)
+            published[name] = Published(make_experiment(name, parameters), runs, history)
     return published
+
+
+@contextmanager
+def refusing_damage(path: Path) -> Iterator[None]:
+    """Turn whatever reading a published file or folder raises into a ParameterError: which, and what to do."""
+    try:
+        yield
+    except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+        raise ParameterError(f"{path} is damaged ({error}): restore it or run `make reproduce` again") from error
 
 
 def _load_history(path: Path) -> pd.DataFrame:
@@ -169,13 +171,13 @@ def show_course(claims: pd.DataFrame) -> Markdown:
 
 def describe_budget(experiment: Experiment, runs: pd.DataFrame) -> str:
     """Say in one sentence what the numbers of an experiment rest on."""
-    n_seeds, size, done = len(experiment.seeds), experiment.batch_size, runs[runs["status"] == "done"]
-    seconds = done["train_seconds"].sum() if "train_seconds" in done else 0.0
+    size, done = experiment.batch_size, finished(runs, "train_seconds")
+    seconds = done["train_seconds"].sum()
     sizes = sorted(set(runs["n_train"]))
     epochs = [f"{experiment.steps * experiment.batch_size / n:.3g}" for n in sizes]
-    finished = f"{len(runs)}" if len(done) == len(runs) else f"{len(done)} of {len(runs)}"
+    n_runs = f"{len(runs)}" if len(done) == len(runs) else f"{len(done)} of {len(runs)}"
     return (
-        f"{finished} runs on {experiment.dataset}, {n_seeds} seed{'s' if n_seeds > 1 else ''}, "
+        f"{n_runs} runs on {experiment.dataset}, {count(experiment.seeds, 'seed')}, "
         f"{' or '.join(f'{n:,}' for n in sizes)} training images, {experiment.steps:,} steps of {size} "
         f"images ({' or '.join(epochs)} epoch{'' if epochs == ['1'] else 's'}), {seconds:,.0f} s of training in all"
     )
@@ -191,10 +193,6 @@ def format_command(experiment: Experiment) -> str:
 
 def show_picture(png: bytes, alt: str, caption: str, source: str) -> None:
     """Show a figure in a notebook, its caption below; pages made of the notebook have the file `source` instead."""
-    from IPython.display import Image, Markdown, display
-
-    from infovae.plotting import display_width
-
     display(Image(data=png, alt=alt, width=display_width(png), metadata={"src": source}))
     display(Markdown(f"*{as_markdown(caption)}*" if caption else ""))
 
@@ -216,20 +214,16 @@ def show_published(folder: Path, *names: str, without: Iterable[str] = ()) -> No
         When captions.json or a figure is damaged: which, and what to do.
     """
     path = folder / "captions.json"
-    try:
+    with refusing_damage(path):
         captions = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         for name, words in captions.items():
             if (not names or name in names) and name not in without:
                 png = (folder / f"{name}.png").read_bytes()
                 show_picture(png, str(words["alt"]), str(words["caption"]), f"{folder.name}/{name}.png")
-    except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
-        raise ParameterError(f"{path} is damaged ({error}): restore it or run `make reproduce` again") from error
 
 
 def show_section(found: Published, folder: Path, without: Iterable[str] = ()) -> None:
     """Show an experiment in the report: budget, command, table, figures; `folder` is where it is published."""
-    from IPython.display import Markdown, display
-
     experiment, name = found.experiment, found.experiment.name
     links = {
         "its page": "notebook.html",
@@ -252,15 +246,13 @@ def show_section(found: Published, folder: Path, without: Iterable[str] = ()) ->
 def describe_results(profile: str, folder: Path, published: Mapping[str, Published]) -> str:
     """Return in Markdown which results these are: profile, number of models, data, and where they were trained."""
     path = folder / "environment.json"
-    try:
+    with refusing_damage(path):
         facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         where = f", on a {facts['device']}, with torch {facts['packages']['torch']}" if facts else ""
-    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
-        raise ParameterError(f"{path} is damaged ({error}): restore it or run `make reproduce` again") from error
     done = [found.runs[found.runs["status"] == "done"] for found in published.values()]
     models = {run_id for runs in done for run_id in runs["run_id"]}
     data = dict.fromkeys(str(name) for runs in done for name in runs["dataset"])
-    n_experiments = f"{len(published)} experiment{'s' if len(published) != 1 else ''}"
+    n_experiments = count(published, "experiment")
     words = as_markdown(f"Profile {profile}: {n_experiments} on {len(models)} models, on {', '.join(data)}{where}.")
     return words + (" [All packages](environment.json)." if facts else "")
 
