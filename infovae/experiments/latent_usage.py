@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 import pandas as pd
@@ -42,19 +43,14 @@ class LatentUsage(ImageExperiment):
     def wanted(self) -> Wanted:
         """Return the ELBO and InfoVAE at each setting."""
         radii = self.receptive_radii if self.decoder == "pixelcnn" else self.receptive_radii[:1]  # others have none
-        reference = {"receptive_radius": radii[0], "encoder_norm": self.encoder_norms[0]}
-        settings = [
-            reference,
-            *({**reference, "receptive_radius": radius} for radius in radii[1:]),
-            *({**reference, "encoder_norm": norm} for norm in self.encoder_norms[1:]),
-        ]
+        reference, *others = product(encoder_norm=self.encoder_norms, receptive_radius=radii)
+        settings = [reference, *(other for other in others if other.items() & reference.items())]
+        weights = product(alpha=self.alphas, lambda_=self.lambdas)
         configs = []
-        for choice in product(seed=self.seeds, setting=settings):
-            setting = {"seed": choice["seed"], **choice["setting"]}
-            weights = product(alpha=self.alphas, lambda_=self.lambdas)
-            configs.append(self.config(objective="elbo", **setting))
-            for pair in weights if choice["setting"] == reference else weights[:1]:
-                configs.append(self.config(objective=self.objective, **pair, **setting))
+        for seed, setting in itertools.product(self.seeds, settings):
+            configs.append(self.config(objective="elbo", seed=seed, **setting))
+            for pair in weights if setting == reference else weights[:1]:
+                configs.append(self.config(objective=self.objective, seed=seed, **pair, **setting))
         return [(config, (LatentEvaluation(),)) for config in configs]
 
 
