@@ -40,11 +40,8 @@ class Tuning(Experiment):
     def wanted(self) -> Wanted:
         """Return one run per seed and setting, evaluated on validation images."""
         names = ("pixelcnn_channels", "pixelcnn_layers", "receptive_radius")
-        sized = product(seed=self.seeds, size=self.sizes)
-        choices = [
-            {"seed": choice["seed"], "objective": self.objective, **dict(zip(names, choice["size"], strict=True))}
-            for choice in sized
-        ]
+        sizes = [dict(zip(names, size, strict=True)) for size in self.sizes]
+        choices = [{"seed": seed, "objective": self.objective, **size} for seed in self.seeds for size in sizes]
         choices += product(seed=self.seeds, objective=self.objectives, learning_rate=self.learning_rates)
         return [(self.config(**choice), (LatentEvaluation(split="validation"),)) for choice in choices]
 
