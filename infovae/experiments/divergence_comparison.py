@@ -40,6 +40,13 @@ def _usual_unlabelled(values: dict[str, Any]) -> int:
     return max(0, min(1000, min(values["n_train"], N_POOL) - values["n_labels"]))
 
 
+def few_labels(n: int, n_draws: int, n_unlabelled: int) -> tuple[SemiSupervisedEvaluation, ...]:
+    """Return the evaluation with n labels of the first `N_POOL` images; nothing without labels."""
+    if not n:
+        return ()
+    return (SemiSupervisedEvaluation(n_labels=n, n_draws=n_draws, n_unlabelled=n_unlabelled, n_pool=N_POOL),)
+
+
 class DivergenceComparison(ImageExperiment):
     """Every objective in every latent dimension, with the same decoder and budget.
 
@@ -87,14 +94,8 @@ class DivergenceComparison(ImageExperiment):
 
     @property
     def labelling(self) -> tuple[SemiSupervisedEvaluation, ...]:
-        """The evaluation with few labels that every run gets; none with `n_labels` = 0."""
-        if not self.n_labels:
-            return ()
-        return (
-            SemiSupervisedEvaluation(
-                n_labels=self.n_labels, n_draws=self.n_draws, n_unlabelled=self.n_unlabelled, n_pool=N_POOL
-            ),
-        )
+        """The evaluation with few labels that every run gets."""
+        return few_labels(self.n_labels, self.n_draws, self.n_unlabelled)
 
     def models(self) -> list[RunConfig]:
         """Return one run per seed, dimension and objective."""

@@ -9,18 +9,17 @@ from pydantic import Field
 
 from infovae import plotting
 from infovae.config import (
+    Count,
     Decoder,
     Draws,
-    Evaluation,
     LatentDim,
     LatentEvaluation,
     LikelihoodEvaluation,
     ObjectiveName,
     Seed,
-    SemiSupervisedEvaluation,
 )
 from infovae.experiments import HEADLINE_DIM, ImageExperiment, Several, Wanted, product
-from infovae.experiments.divergence_comparison import N_POOL, usual_labels
+from infovae.experiments.divergence_comparison import few_labels, usual_labels
 from infovae.labels import OBJECTIVE_LINES, label, objective_name
 from infovae.plotting import Captioned
 
@@ -50,7 +49,7 @@ class Family(ImageExperiment):
     objectives: Several[ObjectiveName] = tuple(n for n in OBJECTIVE_LINES if n != "unconditional")  # type: ignore[misc]
     latent_dims: Several[LatentDim] = (2, HEADLINE_DIM)
     seeds: Several[Seed] = (0, 1)
-    steps: Annotated[int, Field(strict=True, ge=1, le=10_000_000)] = 500
+    steps: Count = 500
     decoder: Decoder = "conv"
     n_codes: Annotated[int, Field(strict=True, ge=100, le=60_000)] = 2000
     n_labels: Annotated[int, Field(strict=True, ge=0, le=50_000)] = Field(default_factory=usual_labels)
@@ -63,13 +62,9 @@ class Family(ImageExperiment):
         likelihood = LikelihoodEvaluation(
             n_images=self.n_images, n_draws=self.n_draws, fit_steps=self.fit_steps, n_searched=0
         )
-        evaluations: list[Evaluation] = [LatentEvaluation(n_images=self.n_codes), likelihood]
-        if self.n_labels:
-            evaluations.append(
-                SemiSupervisedEvaluation(n_labels=self.n_labels, n_draws=1, n_unlabelled=0, n_pool=N_POOL)
-            )
+        codes, labels = LatentEvaluation(n_images=self.n_codes), few_labels(self.n_labels, 1, 0)
         choices = product(seed=self.seeds, latent_dim=self.latent_dims, objective=self.objectives)
-        return [(self.config(**choice), tuple(evaluations)) for choice in choices]
+        return [(self.config(**choice), (codes, likelihood, *labels)) for choice in choices]
 
     def members(self) -> pd.DataFrame:
         """Return what each objective is, its loss in TeX, and the weights that the paper's formula has for it."""
@@ -77,17 +72,9 @@ class Family(ImageExperiment):
         for name in self.objectives:
             line, loss = OBJECTIVE_LINES[name]
             runs = [self.config(objective=name, latent_dim=dim) for dim in self.latent_dims]
-            weights = {
-                "1 − α": (1 - run.alpha for run in runs),
-                "λ + α − 1": (run.divergence_weight for run in runs),
-            }
-            rows.append(
-                {"objective": f"**{objective_name(name)}**", "what it is": line, "loss": f"${loss}$"}
-                | {
-                    title: " · ".join(dict.fromkeys(f"{weight:.3g}" for weight in found))
-                    for title, found in weights.items()
-                }
-            )
+            weights = {"1 − α": [1 - run.alpha for run in runs], "λ + α − 1": [run.divergence_weight for run in runs]}
+            listed = {title: " · ".join(dict.fromkeys(f"{w:.3g}" for w in found)) for title, found in weights.items()}
+            rows.append({"objective": f"**{objective_name(name)}**", "what it is": line, "loss": f"${loss}$", **listed})
         return pd.DataFrame(rows)
 
 
