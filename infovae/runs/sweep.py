@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -92,11 +92,12 @@ def plan(tasks: Iterable[Task], store: Store) -> dict[str, Job]:
         weights, evaluations = _lacking(identity, task, store)
         if weights is not None and not evaluations:
             continue
-        classifiers = [e.classifier for e in evaluations if isinstance(e, SampleEvaluation) and e.classifier]
-        needs = {classifier: task_id(classifier) for classifier in classifiers}
-        for config, key in needs.items():
-            if key not in jobs and store.load_weights(key) is None:
-                jobs[key] = _classifier_job(key, config, store)
+        needs: dict[Evaluation, str] = {}
+        for evaluation in evaluations:
+            if isinstance(evaluation, SampleEvaluation) and evaluation.classifier:
+                needs[evaluation] = key = task_id(evaluation.classifier)
+                if key not in jobs and store.load_weights(key) is None:
+                    jobs[key] = _classifier_job(key, evaluation.classifier, store)
         jobs[identity] = _run_job(identity, task, store, needs, weights is None, len(evaluations))
     return jobs
 
@@ -115,55 +116,55 @@ def _lacking(identity: str, task: Task, store: Store) -> tuple[bytes | None, lis
 
 
 def _run_job(
-    identity: str, task: Task, store: Store, needs: dict[ClassifierConfig, str], trains: bool, n_evaluations: int
+    identity: str, task: Task, store: Store, needs: dict[Evaluation, str], trains: bool, n_evaluations: int
 ) -> Job:
-    config, evaluations = task.config, list(task.evaluations)
+    config = task.config
     per_image = seconds_per_image(config)
     training = per_image * config.steps * config.batch_size if trains and isinstance(config, RunConfig) else 0.0
     seconds = training + per_image * EVALUATION_IMAGES * n_evaluations
 
     def prepare() -> dict[str, Any]:
         """Look again what lacks: when a job is done a second time, part of it is there."""
-        weights, evaluations[:] = _lacking(identity, task, store)
-        state = store.load_checkpoint(identity) if weights is None else None
-        classifiers = {config: store.load_weights(key) for config, key in needs.items()}
+        weights, evaluations = _lacking(identity, task, store)
         return {
-            "config": config, "evaluations": list(evaluations), "weights": weights, "state": state,
-            "classifiers": classifiers, "checkpoint_seconds": checkpoint_seconds(),
-        }  # fmt: skip
-
-    def keep(parcels: worker.Parcels) -> list[str]:
-        reasons = []
-        for name, parcel in parcels.items():
-            if name == "checkpoint":
-                store.save_checkpoint(identity, *parcel)
-            elif name == "run":
-                store.save_run(identity, config, *parcel)
-            elif isinstance(parcel, str):
-                reasons.append(parcel)
-            elif isinstance(name, int):
-                store.save_evaluation(identity, evaluations[name], *parcel)
-        return reasons
+            "config": config,
+            "evaluations": [(e, store.load_weights(needs[e]) if e in needs else None) for e in evaluations],
+            "weights": weights,
+            "state": store.load_checkpoint(identity) if weights is None else None,
+            "checkpoint_seconds": checkpoint_seconds(),
+        }
 
     return Job(
         key=identity, label=describe(config), rank=task.rank, seconds=seconds,
         step_seconds=training / getattr(config, "steps", 1), needs=set(needs.values()), dataset=config.dataset,
-        function=worker.do_run, prepare=prepare, keep=keep,
+        function=worker.do_run, prepare=prepare, keep=partial(_keep, store, identity, config),
     )  # fmt: skip
 
 
 def _classifier_job(key: str, config: ClassifierConfig, store: Store) -> Job:
-    def keep(parcels: worker.Parcels) -> list[str]:
-        store.save_run(key, config, parcels["classifier"], {})
-        return []
-
     step_seconds = config.batch_size * 0.3e-3
     return Job(
         key=key, label=f"the classifier that judges samples of {config.dataset}", rank=-1,
-        seconds=step_seconds * config.steps,
-        step_seconds=step_seconds, needs=set(), dataset=config.dataset,
-        function=worker.do_classifier, prepare=lambda: {"config": config}, keep=keep,
+        seconds=step_seconds * config.steps, step_seconds=step_seconds, needs=set(), dataset=config.dataset,
+        function=worker.do_classifier, prepare=lambda: {"config": config}, keep=partial(_keep, store, key, config),
     )  # fmt: skip
+
+
+def _keep(
+    store: Store, identity: str, config: RunConfig | PixelConfig | ClassifierConfig, parcels: worker.Parcels
+) -> list[str]:
+    """Keep what a job has made; return why parts of it failed."""
+    reasons = []
+    for name, parcel in parcels.items():
+        if name == "checkpoint":
+            store.save_checkpoint(identity, *parcel)
+        elif name == "run":
+            store.save_run(identity, config, *parcel)
+        elif isinstance(parcel, str):
+            reasons.append(parcel)
+        elif not isinstance(name, str):
+            store.save_evaluation(identity, name, *parcel)
+    return reasons
 
 
 EVALUATION_IMAGES = 5000

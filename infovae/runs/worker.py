@@ -12,7 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from infovae.config import ClassifierConfig, Evaluation, PixelConfig, RunConfig, SampleEvaluation
+from infovae.config import ClassifierConfig, Evaluation, PixelConfig, RunConfig
 
 if TYPE_CHECKING:
     import torch
@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 TOPIC = "infovae"
 """Of the events that say how far a job is, and that it has a parcel."""
 
-Parcels = dict[str | int, Any]
-"""What a job has made, by name: `checkpoint` (steps, state), `run` (weights and record), `classifier`
-(weights), and, by its place in the job's list, an evaluation: metrics and arrays, or the reason why it failed."""
+Parcels = dict[str | Evaluation, Any]
+"""What a job has made: `checkpoint` (steps, state), `run` (weights and record of a model or a classifier) and, of each
+evaluation, metrics and arrays, or the reason why it failed."""
 
 _parcels: dict[str, Parcels] = {}
 _lock = threading.Lock()
@@ -53,25 +53,24 @@ def do_run(
     job: str,
     data: ImageData,
     config: RunConfig | PixelConfig,
-    evaluations: list[Evaluation],
+    evaluations: list[tuple[Evaluation, bytes | None]],
     weights: bytes | None,
     state: bytes | None,
-    classifiers: dict[ClassifierConfig, bytes | None],
     checkpoint_seconds: float,
 ) -> Parcels:
-    """Train a model, from `state` on if given, unless there are weights; then evaluate it. Return the last parcels."""
+    """Train a model, from `state` on if given, unless there are weights; then evaluate it. Return the last parcels.
+
+    Beside each evaluation are the weights of the classifier that it needs, if any.
+    """
     if weights is None:
         weights, training = train(job, data, config, state, checkpoint_seconds)
         _post(job, "run", (weights, training), tell=bool(evaluations))
-    for number, evaluation in enumerate(evaluations):
-        classifier = None
-        if isinstance(evaluation, SampleEvaluation) and evaluation.classifier:
-            classifier = classifiers[evaluation.classifier]
+    for number, (evaluation, classifier) in enumerate(evaluations, 1):
         try:
             parcel: Any = evaluate(evaluation, config, weights, data, classifier)
         except Exception as error:  # whatever one raises: the model and the other evaluations are kept
             parcel = f"{type(error).__name__}: {error}"
-        _post(job, number, parcel, tell=number + 1 < len(evaluations))
+        _post(job, evaluation, parcel, tell=number < len(evaluations))
     return take(job)
 
 
@@ -93,7 +92,7 @@ def train(
         now = time.monotonic()
         stride = max(1, min(2 * stride, int(0.1 * checkpoint_seconds * stride / (now - start))))
         _require_wanted()
-        _tell({"job": job, "step": run.step, "loss": run.history[-1]["loss"] if run.history else None})
+        _tell(job, step=run.step, loss=run.history[-1]["loss"] if run.history else None)
         if now - kept >= checkpoint_seconds and run.step < config.steps:
             _post(job, "checkpoint", (run.step, checkpoint.to_bytes(run)))
             kept = now
@@ -120,7 +119,7 @@ def evaluate(
     config: RunConfig | PixelConfig,
     weights: bytes,
     data: ImageData,
-    classifier: bytes | None = None,
+    classifier: bytes | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Evaluate a model, given as weights; return metrics and arrays by name."""
     from safetensors.torch import load
@@ -143,29 +142,30 @@ def evaluate(
 
 
 def do_classifier(job: str, data: ImageData, config: ClassifierConfig) -> Parcels:
-    """Train a classifier; return its weights in safetensors format, as a parcel."""
+    """Train a classifier; return its weights in safetensors format and an empty record, as a parcel."""
     from safetensors.torch import save
 
     from infovae.evaluation import samples
 
     classifier = samples.train_classifier(
         data.train_images, data.train_labels, **config.model_dump(exclude={"dataset"}), device=_worker_device(),
-        progress=lambda step, loss: _tell({"job": job, "step": step, "loss": loss}),
+        progress=lambda step, loss: _tell(job, step=step, loss=loss),
     )  # fmt: skip
-    return {"classifier": save({name: tensor.contiguous() for name, tensor in classifier.state_dict().items()})}
+    weights = {name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}
+    return {"run": (save(weights), {})}
 
 
-def _post(job: str, name: str | int, parcel: Any, tell: bool = True) -> None:
+def _post(job: str, name: str | Evaluation, parcel: Any, tell: bool = True) -> None:
     with _lock:
         _parcels.setdefault(job, {})[name] = parcel
     if tell:
-        _tell({"job": job, "parcel": name})
+        _tell(job)
 
 
-def _tell(message: dict[str, Any]) -> None:
+def _tell(job: str, **progress: float | None) -> None:
     worker = _dask_worker()
     if worker:
-        worker.log_event(TOPIC, {**message, "worker": worker.address})
+        worker.log_event(TOPIC, {"job": job, "worker": worker.address, **progress})
 
 
 def _require_wanted() -> None:
