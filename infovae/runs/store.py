@@ -119,7 +119,8 @@ class Store:
         """Keep the numbers of one evaluation of a finished run and, at half precision, its arrays."""
         run = self.load_run(run_id)
         assert run, f"run {run_id} is not there: it cannot have been evaluated"
-        path, content = self._evaluation(run_id, evaluation), pack(arrays)
+        name, content = _name(evaluation), pack(arrays)
+        path = self._run(run_id) / f"{name}.json"
         write_atomically(path.with_suffix(".npz"), content)
         record = {
             "evaluation": evaluation.model_dump(mode="json"),
@@ -127,7 +128,7 @@ class Store:
             "arrays_sha256": _sha256(content),
             "weights_sha256": run["weights_sha256"],
         }
-        write_atomically(path, _seal(record, f"{run_id}/{path.stem}"))
+        write_atomically(path, _seal(record, f"{run_id}/{name}"))
 
     def load_evaluation(self, run_id: str, evaluation: Evaluation) -> dict[str, Any] | None:
         """Return the numbers of one evaluation, None if it has not been made of the run as `load_run` returns it."""
@@ -140,27 +141,25 @@ class Store:
         return unpack(found.arrays, found.prefix) if found else {}
 
     def publish(self, run_id: str, evaluations: Iterable[Evaluation], folder: Path, weights: bool = False) -> bool:
-        """Write a run with these evaluations, as far as it is here, into a results folder; say whether it was whole.
+        """Write a run that is here with all these evaluations into a results folder; say whether it is.
 
-        Parameters
-        ----------
-        weights : write its weights too, if they are here.
+        With `weights` its weights are written too, if they are here.
         """
         run = self.load_run(run_id)
-        found = {_name(evaluation): (evaluation, self._find(run_id, evaluation)) for evaluation in evaluations}
-        if run is None or any(kept is None for _, kept in found.values()):
+        if run is None:
             return False
         arrays: Arrays = {}
         parts = {}
-        for name, (evaluation, kept) in sorted(found.items()):
-            assert kept
+        for evaluation in sorted(evaluations, key=_name):
+            name, kept = _name(evaluation), self._find(run_id, evaluation)
+            if kept is None:
+                return False
             parts[name] = {"evaluation": evaluation.model_dump(mode="json"), "metrics": kept.metrics}
             arrays |= {f"{name}/{key}": array for key, array in _small(unpack(kept.arrays, kept.prefix)).items()}
         content = pack(arrays)
         path = folder / "runs" / f"{run_id}.json"
         record = {**run, "evaluations": parts, "arrays_sha256": _sha256(content)}
-        model = self.load_weights(run_id) if weights else None
-        if model is not None:
+        if weights and (model := self.load_weights(run_id)) is not None:
             model = round_weights(model)
             record["published_weights_sha256"] = _sha256(model)
             write_atomically(folder / "weights" / f"{run_id}.safetensors", model)
@@ -175,7 +174,8 @@ class Store:
         run = self.load_run(run_id)
         if run is None:
             return None
-        path, name = self._evaluation(run_id, evaluation), _name(evaluation)
+        name = _name(evaluation)
+        path = self._run(run_id) / f"{name}.json"
         record = read_record(path, f"{run_id}/{name}")
         candidates = [(path, record, record["metrics"], "")] if record else []
         for file, published in self._published(run_id):
@@ -199,9 +199,6 @@ class Store:
 
     def _run(self, run_id: str) -> Path:
         return self.root / "runs" / run_id
-
-    def _evaluation(self, run_id: str, evaluation: Evaluation) -> Path:
-        return self._run(run_id) / f"{_name(evaluation)}.json"
 
 
 def unpublish(folder: Path, keep: set[str]) -> None:
