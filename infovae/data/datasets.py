@@ -16,9 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from infovae.data import sources
-from infovae.data.parsers import DataError
-
-__all__ = ["Batches", "DataError", "ImageData", "binarize", "load", "observe", "static_binarization"]
 
 # Part of every checksum: raise it whenever a change of the code changes which image lands where.
 SPLIT_VERSION = 2
@@ -134,7 +131,6 @@ def static_binarization(images: Tensor, seed: int) -> Tensor:
     Tensor
         0 or 255, uint8, shape (n, height, width), on the images' device.
     """
-    _require_grey_values(images)
     x = binarize(images.cpu(), torch.Generator().manual_seed(seed)).squeeze(1)
     return (x.to(torch.uint8) * 255).to(images.device)
 

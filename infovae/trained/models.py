@@ -21,8 +21,8 @@ from torch import Tensor
 
 from infovae.config import RunConfig
 from infovae.data import sources
-from infovae.data.datasets import DataError, ImageData
-from infovae.data.parsers import MIN_IMAGES, grey_values, pad
+from infovae.data.datasets import ImageData
+from infovae.data.parsers import MIN_IMAGES, DataError, grey_values, pad
 from infovae.evaluation.images import encode, in_batches
 from infovae.evaluation.likelihood import estimate_log_likelihood, powers_of_ten
 from infovae.evaluation.samples import expected_pixels

@@ -26,13 +26,11 @@ class InfoVAE(TransformerMixin, BaseEstimator):
         self, objective: str = "mmd", latent_dim: int = 10, decoder: str = "conv", steps: int = 700, seed: int = 0,
         overrides: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        self.objective, self.latent_dim, self.decoder, self.steps, self.seed = (
-            objective,
-            latent_dim,
-            decoder,
-            steps,
-            seed,
-        )
+        self.objective = objective
+        self.latent_dim = latent_dim
+        self.decoder = decoder
+        self.steps = steps
+        self.seed = seed
         self.overrides = overrides
 
     def fit(self, X: NDArray[Any], y: object = None) -> Self:

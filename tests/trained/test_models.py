@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 
 import infovae
 from infovae.config import PROJECT_ROOT, PixelConfig, RunConfig
-from infovae.data.datasets import DataError
+from infovae.data.parsers import DataError
 from infovae.evaluation.likelihood import estimate_log_likelihood
 from infovae.model.build import build_model
 from infovae.model.networks import Gaussian
