@@ -202,12 +202,8 @@ def hold(folder: Path) -> Iterator[None]:
                 file.seek(0)
                 owner = f"process {file.read() or 'of unknown number'}"
                 raise StoreError(f"{owner} is writing to {folder}: wait for its end, or stop it") from None
-            try:
-                removed = not os.path.samestat(path.stat(), os.fstat(file.fileno()))
-            except FileNotFoundError:
-                removed = True
-            if removed:
-                continue  # its holder did so between our opening and our locking
+            if os.fstat(file.fileno()).st_nlink == 0:
+                continue  # its holder removed it between our opening and our locking
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
@@ -254,9 +250,9 @@ def isolated() -> Iterator[None]:
     """Keep the user's settings of Jupyter, IPython and matplotlib out of this process and its kernels for a while."""
     import matplotlib
 
-    kinds = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime"}
+    kinds = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
     with tempfile.TemporaryDirectory(prefix="infovae-") as private:
-        folders = {name: f"{private}/{kind}" for name, kind in {**kinds, "IPYTHONDIR": "ipython"}.items()}
+        folders = {name: f"{private}/{name}" for name in kinds}
         nothing = dict.fromkeys(("JUPYTER_PATH", "JUPYTER_CONFIG_PATH", "PYTHONSTARTUP"), "")
         # the matplotlibrc that sets nothing; and this process's list of fonts, which it finds a place for where the
         # user's home cannot be written
