@@ -7,6 +7,7 @@ differs, and training amplifies it: there the mean over seeds may move, and is a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -40,31 +41,30 @@ def compare(committed: Path, reproduced: Path) -> list[Comparison]:
         if name not in new:
             lines.append(Comparison(name, "the whole experiment", "different", "it was not reproduced"))
             continue
-        lines += [Comparison(name, *line) for line in _compare_conditions(experiment, runs, new[name].runs)]
+        lines += _compare_conditions(experiment, runs, new[name].runs)
     return lines
 
 
-def _compare_conditions(experiment: Experiment, old: pd.DataFrame, new: pd.DataFrame) -> list[tuple[str, Outcome, str]]:
-    """Return condition, outcome and detail for each row of the experiment's table."""
+def _compare_conditions(experiment: Experiment, old: pd.DataFrame, new: pd.DataFrame) -> Iterator[Comparison]:
+    """Yield a comparison for each row of the experiment's table."""
     tables = experiment.table(old), experiment.table(new)
     metrics = [metric for metric in experiment.metrics if not metric.endswith("seconds")]
     by = [column for column in experiment.conditions if column in old and column in new]
     merged = tables[0].merge(tables[1], on=by, how="left", suffixes=("", "_new"), indicator=True)
-    lines: list[tuple[str, Outcome, str]] = []
     for _, row in merged.iterrows():
         condition = ", ".join(f"{column} {row[column]}" for column in by)
         if row["_merge"] == "left_only":
-            lines.append((condition, "different", "it was not reproduced"))
+            yield Comparison(experiment.name, condition, "different", "it was not reproduced")
         elif _identical(*(runs[_equal(runs[by], row[by])] for runs in (old, new))):
-            lines.append((condition, "identical", ""))
+            yield Comparison(experiment.name, condition, "identical", "")
         else:
             details = [
                 f"{metric} {row[f'{metric}_new']:.4g}, committed {row[metric]:.4g} ± {row[f'{metric}_ci95']:.2g}"
                 for metric in metrics
                 if not _within(row, metric)
             ]
-            lines.append((condition, "different" if details else "within the interval", "; ".join(details)))
-    return lines
+            outcome: Outcome = "different" if details else "within the interval"
+            yield Comparison(experiment.name, condition, outcome, "; ".join(details))
 
 
 def _equal(conditions: pd.DataFrame, row: pd.Series) -> pd.Series:
