@@ -125,9 +125,9 @@ def reproduce(profile: str, folder: Path) -> list[str]:
         tasks = [task._replace(rank=i) for i, found in enumerate(wanted.values()) for task in found]
         runs = sweep(tasks, store, publish_ready)
         problems += describe_failures(runs)
-        publish_runs(tasks, store, folder, weights_of=_whose_weights(profile, experiments).__contains__)
+        publish_runs(tasks, store, folder, _whose_weights(profile, experiments))
         dataset = next((e.dataset for e in experiments.values() if e.dataset != "two_points"), "digits")
-        problems += execute_further(profile, folder, dataset, has_weights=profile in PUBLISHED_WEIGHTS)
+        problems += execute_further(profile, folder, dataset)
         if not (folder / ENVIRONMENT).exists() or any(store.holds(task_id(task.config)) for task in tasks):
             write_environment(folder)  # else all was trained elsewhere
         with noting(problems):

@@ -140,32 +140,27 @@ def execute(
     return folder / "notebook.ipynb"
 
 
-def execute_further(profile: str, folder: Path, dataset: str, has_weights: bool) -> list[str]:
+def execute_further(profile: str, folder: Path, dataset: str) -> list[str]:
     """Execute the notebooks that are no experiments, once a profile's runs are published; return what went wrong.
 
-    Parameters
-    ----------
-    dataset : of the first notebook's pictures.
-    has_weights : whether the profile publishes models, without which there is nothing to explore.
+    `dataset` is that of the first notebook's pictures. Where no weights are published there is nothing to explore.
     """
     parameters: dict[str, dict[str, Any]] = {}
     if profile not in LARGE_PROFILES:
-        parameters = {FIRST_NOTEBOOK: {"dataset": dataset}, "11_your_own_images": {}}
-    if has_weights:
+        small = dataset == "digits"  # shows that everything runs, not what is true
+        parameters[FIRST_NOTEBOOK] = {"dataset": dataset} | ({"toy_steps": 60, "steps": 40} if small else {})
+        parameters["11_your_own_images"] = {"steps": 40} if small else {}
+    if (folder / "weights").is_dir():
         parameters[EXPLORER] = {"results": profile}
-    if FIRST_NOTEBOOK in parameters and dataset == "digits":  # shows that everything runs, not what is true
-        parameters[FIRST_NOTEBOOK] |= {"toy_steps": 60, "steps": 40}
-        parameters["11_your_own_images"] |= {"steps": 40}
     problems: list[str] = []
-    with environment({"INFOVAE_TRAIN": "1"}):  # two of them train small models of their own, in about a minute
+    # two of them train small models of their own, in about a minute
+    with environment({"INFOVAE_TRAIN": "1"}), tempfile.TemporaryDirectory(prefix="infovae-") as empty:
         for notebook in FURTHER.keys() - parameters.keys():
             withdraw(folder / FURTHER[notebook])
         for notebook, values in parameters.items():
-            with tempfile.TemporaryDirectory(prefix="infovae-") as empty:
-                # where weights are published, the explorer shows those, and not what else this machine has trained
-                published = notebook == EXPLORER and (folder / "weights").is_dir()
-                with noting(problems), environment({"INFOVAE_STORE": empty} if published else {}):
-                    execute(notebook, values, folder / FURTHER[notebook], proof="table.csv")
+            # the explorer shows the published weights, and not what else this machine has trained
+            with noting(problems), environment({"INFOVAE_STORE": empty} if notebook == EXPLORER else {}):
+                execute(notebook, values, folder / FURTHER[notebook], proof="table.csv")
     return problems
 
 

@@ -8,7 +8,7 @@ Dask's own connections, and only the driver writes to the store.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -247,28 +247,18 @@ def load_arrays(tasks: Iterable[Task], kind: type[Evaluation], store: Store | No
 
 
 def publish_runs(
-    tasks: Iterable[Task],
-    store: Store,
-    folder: Path,
-    weights_of: Callable[[RunConfig | PixelConfig], bool] = lambda _: False,
+    tasks: Iterable[Task], store: Store, folder: Path, with_weights: Container[RunConfig | PixelConfig] = ()
 ) -> int:
     """Write the tasks that are complete into a results folder, in place of the runs published there before.
 
     A run that was published there stays as it is while it is among the tasks, even if the store has lost part of it;
-    whatever is not a published run is left alone.
-
-    Parameters
-    ----------
-    weights_of : whose weights are published too.
-
-    Returns
-    -------
-    How many runs were written.
+    whatever is not a published run is left alone. Of the runs in `with_weights` the weights are published too. Return
+    how many runs were written.
     """
     tasks = merge(tasks)
     unpublish(folder, keep={task_id(task.config) for task in tasks})
     return sum(
-        store.publish(task_id(config), evaluations, folder, weights_of(config)) for config, evaluations, _ in tasks
+        store.publish(task_id(config), evaluations, folder, config in with_weights) for config, evaluations, _ in tasks
     )
 
 

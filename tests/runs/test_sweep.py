@@ -197,7 +197,7 @@ def test_published_runs_are_not_trained_again(store: Store, here: None, tmp_path
     runs = sweep(tasks, store)
     folder = tmp_path / "results" / "quick"
     missing = Task(tiny(seed=2), (LATENT,))
-    assert publish_runs([*tasks, missing], store, folder, weights_of=lambda config: config.seed == 0) == 2
+    assert publish_runs([*tasks, missing], store, folder, with_weights=[tiny()]) == 2
     store.root.rename(tmp_path / "gone")
     assert plan(tasks, Store()) == {}
     pd.testing.assert_frame_equal(sweep(tasks), runs, check_exact=True)
@@ -212,7 +212,7 @@ def test_published_runs_are_not_trained_again(store: Store, here: None, tmp_path
 def test_publishing_removes_runs_of_old_settings_and_nothing_else(store: Store, here: None, tmp_path: Path) -> None:
     tasks = [Task(tiny(seed=seed), (LATENT,)) for seed in (0, 1)]
     sweep(tasks, store)
-    publish_runs(tasks, store, tmp_path, weights_of=lambda _: True)
+    publish_runs(tasks, store, tmp_path, with_weights=[task.config for task in tasks])
     for own in ("notes.md", "runs/mine.json", "weights/mine.safetensors"):
         (tmp_path / own).write_text("{}")
     empty = Store(tmp_path / "empty")
