@@ -149,10 +149,12 @@ def train(profile: str) -> list[str]:
 
 
 def _value(config: RunConfig | PixelConfig) -> int:
-    """Return a run's place in training: the headline's dimension seed by seed, then 2 and 40, then the others."""
+    """Return a run's place in training: the toy's take seconds; then the headline's dimension, 2 and 40, the others."""
+    if getattr(config, "decoder", "") == "scalar":
+        return config.seed
     dims = (HEADLINE_DIM, 2, 40, 5, 20)
     dim = getattr(config, "latent_dim", HEADLINE_DIM)
-    return config.seed + (10 * dims.index(dim) if dim in dims else 100)
+    return config.seed + (10 + 10 * dims.index(dim) if dim in dims else 100)
 
 
 def _whose_weights(profile: str, experiments: dict[str, Experiment]) -> set[RunConfig | PixelConfig]:

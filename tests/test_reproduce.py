@@ -137,7 +137,7 @@ def test_plain_papermill_runs_a_notebook(smoke: Path, tmp_path: Path) -> None:
 
 
 def test_training_begins_with_the_most_valuable_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The headline's dimension seed by seed, then the smallest and the largest, then what lies between."""
+    """The toy, of seconds; the headline's dimension seed by seed; the smallest and the largest; what lies between."""
     asked: list[Task] = []
 
     def sweep(tasks: list[Task]) -> pd.DataFrame:
@@ -146,6 +146,8 @@ def test_training_begins_with_the_most_valuable_runs(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("infovae.runs.sweep.sweep", sweep)
     assert reproduce.train("laptop") == []
+    toy = {task.config for task in load_profile("laptop")["amortized_inference"].grid()}
+    assert {task.config for task in sorted(asked, key=lambda task: task.rank)[: len(toy)]} == toy
     comparison = {task.config for task in load_profile("laptop")["divergence_comparison"].grid()}
     ordered = sorted((task for task in asked if task.config in comparison), key=lambda task: task.rank)
     places = [(task.config.latent_dim, task.config.seed) for task in ordered if isinstance(task.config, RunConfig)]
