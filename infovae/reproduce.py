@@ -80,12 +80,13 @@ def _read_yaml(text: str) -> Any:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > 5:
                 raise ValueError(f"nested too deeply\n{event.start_mark}")
-        root = yaml.compose(text, yaml.SafeLoader)
-        for mapping in [root, *(value for _, value in root.value)] if isinstance(root, yaml.MappingNode) else []:
-            names = [key.value for key, _ in mapping.value] if isinstance(mapping, yaml.MappingNode) else []
-            repeated = [name for name in names if names.count(name) > 1]
-            if repeated:
-                raise ValueError(f"key {repeated[0]!r} is given twice\n{mapping.start_mark}")
+        nodes = [yaml.compose(text, yaml.SafeLoader)]
+        for node in nodes:  # the list grows: what a node holds comes after it
+            pairs = node.value if isinstance(node, yaml.MappingNode) else []
+            names = [key.value for key, _ in pairs]
+            if repeated := [name for name in names if names.count(name) > 1]:
+                raise ValueError(f"key {repeated[0]!r} is given twice\n{node.start_mark}")
+            nodes += node.value if isinstance(node, yaml.SequenceNode) else [value for _, value in pairs]
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error

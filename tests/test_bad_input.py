@@ -121,6 +121,7 @@ PROFILES = [
     (b"latent_use: {}", "unknown experiment 'latent_use'; did you mean 'latent_usage'"),
     (b"latent_usage: {steps: 5}\nlatent_usage: {steps: 6}", "key 'latent_usage' is given twice.*line 1"),
     (b"latent_usage:\n  steps: 5\n  steps: 6", "key 'steps' is given twice.*line 2"),
+    (b"latent_usage: {overrides: {n_steps: 1, n_steps: 2}}", "key 'n_steps' is given twice.*line 1"),
     (b"a: &x {}\nb: *x", "no alias and no tag.*line 2"),
     (b"latent_usage: !!python/object/apply:os.mkdir [home]", "no alias and no tag.*line 1"),
     (b"latent_usage: {seeds: [2024-99-99]}", "not readable YAML: month must be in 1"),
