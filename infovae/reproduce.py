@@ -80,7 +80,8 @@ def _read_yaml(text: str) -> Any:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > 5:
                 raise ValueError(f"nested too deeply\n{event.start_mark}")
-        nodes = [yaml.compose(text, yaml.SafeLoader)]
+        root = yaml.compose(text, yaml.SafeLoader)
+        nodes = [root] if root else []
         for node in nodes:  # the list grows: what a node holds comes after it
             pairs = node.value if isinstance(node, yaml.MappingNode) else []
             names = [key.value for key, _ in pairs]

@@ -88,7 +88,7 @@ def test_first_notebook_runs_in_jupyterlab_and_stops_when_it_is_told_to(
     assert page("document.querySelectorAll('.jp-OutputArea table').length") == 2
     assert page("document.querySelectorAll('mjx-container').length") > 20, "equations are not typeset"
     assert page("[...document.querySelectorAll('[data-mime-type*=stderr], mjx-merror')].map(e => e.textContent)") == []
-    hours = "train(config.model_copy(update={'steps': 10**6}), images, cpu)"
+    hours = "training.train(config.model_copy(update={'steps': 10**6}), images, cpu)"
     page(f'window.trained = {KERNEL}.requestExecute({{code: "{hours}"}}).done.then(it => it.content.ename); 0')
     wait_for(lambda: page(f"{KERNEL}.status") == "busy")
     time.sleep(2)
