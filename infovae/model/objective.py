@@ -91,8 +91,7 @@ class AdaptiveLambda(nn.Module):
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:
         super().__init__()
-        if config.mmd_target is None or config.lambda_start is None:
-            raise ValueError(f"mmd_target={config.mmd_target} and lambda_start={config.lambda_start}: both are needed")
+        assert config.mmd_target is not None and config.lambda_start is not None
         generator = torch.Generator(device).manual_seed(0)  # of its own: the null level is the same for every run
         reference = torch.randn(divergences.NULL_ROWS, config.latent_dim, generator=generator, device=device)
         kernel = divergences.make_kernel(config.kernel, config.latent_dim, config.bandwidth, reference)
@@ -122,8 +121,7 @@ def make_divergence(config: RunConfig, device: torch.device) -> Divergence:
     """Return D(q(z)||p(z)) as the configuration names it; an adversarial one trains its critic at each call."""
     if config.divergence in ("jensen", "wasserstein", "chi2"):
         return Adversary(config, device)
-    functions = {"none": _none, "mmd": _mmd, "stein": _stein, "kl": _kl, "sinkhorn": _sinkhorn}
-    return partial({**functions, "sliced_wasserstein": _sliced_wasserstein}[config.divergence], config)
+    return partial(_without_critic, config)
 
 
 class Adversary(nn.Module):
@@ -145,7 +143,7 @@ class Adversary(nn.Module):
     def forward(self, z: Tensor, q_z_given_x: Gaussian, generator: torch.Generator) -> Tensor:
         """Train the critic, then return the loss of the codes z (n, latent_dim) under it."""
         for _ in range(self.config.critic_steps):
-            loss = self._critic_loss(_draw_prior(z, generator), z.detach(), generator)
+            loss = self._critic_loss(_draw_prior(len(z), z, generator), z.detach(), generator)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -169,33 +167,24 @@ class Adversary(nn.Module):
         return adversarial.jensen_code_loss(self.critic(z), saturating=self.config.saturating)
 
 
-def _none(config: RunConfig, z: Tensor, q_z_given_x: Gaussian, generator: torch.Generator) -> Tensor:
-    return z.new_zeros(())
-
-
-def _mmd(config: RunConfig, z: Tensor, q_z_given_x: Gaussian, generator: torch.Generator) -> Tensor:
-    prior = torch.randn(config.n_prior_draws, z.shape[1], generator=generator, device=z.device)
-    kernel = divergences.make_kernel(config.kernel, config.latent_dim, config.bandwidth, reference=prior)
-    return divergences.squared_mmd(z, prior, kernel, unbiased=False)
-
-
-def _stein(config: RunConfig, z: Tensor, q_z_given_x: Gaussian, generator: torch.Generator) -> Tensor:
-    return divergences.stein_loss(z, config.stein_bandwidth, config.stein_include_self)
-
-
-def _kl(config: RunConfig, z: Tensor, q_z_given_x: Gaussian, generator: torch.Generator) -> Tensor:
-    return divergences.kl_aggregate_minibatch(z, q_z_given_x.mu, q_z_given_x.std)
-
-
-def _sinkhorn(config: RunConfig, z: Tensor, q_z_given_x: Gaussian, generator: torch.Generator) -> Tensor:
+def _without_critic(config: RunConfig, z: Tensor, q_z_given_x: Gaussian, generator: torch.Generator) -> Tensor:
+    if config.divergence == "none":
+        return z.new_zeros(())
+    if config.divergence == "stein":
+        return divergences.stein_loss(z, config.stein_bandwidth, config.stein_include_self)
+    if config.divergence == "kl":
+        return divergences.kl_aggregate_minibatch(z, q_z_given_x.mu, q_z_given_x.std)
+    if config.divergence == "mmd":
+        prior = _draw_prior(config.n_prior_draws, z, generator)
+        kernel = divergences.make_kernel(config.kernel, config.latent_dim, config.bandwidth, reference=prior)
+        return divergences.squared_mmd(z, prior, kernel, unbiased=False)
+    prior = _draw_prior(len(z), z, generator)
+    if config.divergence == "sliced_wasserstein":
+        return divergences.sliced_wasserstein(z, prior, config.n_projections, generator)
     # of the prior and of codes about as wide; given, so that the solver need not wait for the device to measure it
     diameter = 4 * (math.sqrt(config.latent_dim) + 2)
-    return divergences.sinkhorn_energy(z, _draw_prior(z, generator), config.sinkhorn_blur, diameter)
+    return divergences.sinkhorn_energy(z, prior, config.sinkhorn_blur, diameter)
 
 
-def _sliced_wasserstein(config: RunConfig, z: Tensor, q_z_given_x: Gaussian, generator: torch.Generator) -> Tensor:
-    return divergences.sliced_wasserstein(z, _draw_prior(z, generator), config.n_projections, generator)
-
-
-def _draw_prior(z: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
+def _draw_prior(n: int, z: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(n, z.shape[1], generator=generator, device=z.device, dtype=z.dtype)
