@@ -86,20 +86,10 @@ class GatedPixelCNN(Decoder):
 
     @torch.no_grad()
     def sample(self, z: Tensor, uniforms: Tensor) -> Tensor:
-        """Draw x ~ p(x|z): a pixel is on where its uniform lies below its probability.
+        """Draw x ~ p(x|z), see `Decoder.sample`: the pixels that calling `forward` once for each of them would give.
 
         Every activation is computed once: the vertical stack row by row from the cached row above, the horizontal
-        stack pixel by pixel from the cached pixel to the left. The same uniforms give the same pixels as calling
-        `forward` once per pixel.
-
-        Parameters
-        ----------
-        z : (n, latent_dim)
-        uniforms : (n, 1, H, W) in [0, 1)
-
-        Returns
-        -------
-        (n, 1, H, W) in {0, 1}, of z's dtype
+        stack pixel by pixel from the cached pixel to the left.
         """
         n, _, height, width = uniforms.shape
         c, reach = self.n_channels, FIRST_REACH

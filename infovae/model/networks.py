@@ -98,7 +98,10 @@ class Decoder(nn.Module):
         return -F.binary_cross_entropy_with_logits(logits, x.to(logits), reduction="none").flatten(1).sum(1)
 
     def sample(self, z: Tensor, uniforms: Tensor) -> Tensor:
-        """Draw x ~ p(x|z), (n, 1, H, W) in {0, 1}: a pixel is on where its uniform lies below its probability."""
+        """Draw x ~ p(x|z), in {0, 1}, of z's dtype: a pixel is on where its uniform lies below its probability.
+
+        Codes z (n, latent_dim) and uniforms (n, 1, H, W) in [0, 1) to images (n, 1, H, W).
+        """
         raise NotImplementedError
 
     def exact_metrics(self, encoder: Encoder) -> dict[str, float]:
