@@ -132,18 +132,18 @@ class IndependentDecoder(Decoder):
 class GaussianDecoder(Decoder):
     """p(x|z) with independent Gaussian pixels: `body` maps z (n, latent_dim) to means and raw deviations (n, 2, H, W).
 
-    For grey images. The standard deviation of each pixel is learnt, above `MIN_PIXEL_STD`; where images are few, what
-    the ELBO gains from small deviations is what drives its codes apart (paper, variance over-estimation).
+    For grey images. The standard deviation of each pixel is learnt, above `min_std`; where images are few, what the
+    ELBO gains from small deviations is what drives its codes apart (paper, variance over-estimation).
     """
 
-    def __init__(self, body: nn.Module) -> None:
+    def __init__(self, body: nn.Module, min_std: float = MIN_PIXEL_STD) -> None:
         super().__init__()
-        self.body = body
+        self.body, self.min_std = body, min_std
 
     def forward(self, x: Tensor | None, z: Tensor) -> Gaussian:
         """Return mean and standard deviation of the pixels, each (n, H * W); they do not depend on x."""
         mean, raw = at_least_float32(self.body(z.to(dtype_of(self.body)))).chunk(2, dim=1)
-        return Gaussian(mean.flatten(1), F.softplus(raw.flatten(1)) + MIN_PIXEL_STD)
+        return Gaussian(mean.flatten(1), F.softplus(raw.flatten(1)) + self.min_std)
 
     def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
         """Return the log-density of grey images in nats, summed over pixels: x (n, 1, H, W), z (n, d) -> (n,)."""

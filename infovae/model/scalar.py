@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from infovae.model.networks import Decoder, Encoder, Gaussian, at_least_float32, dtype_of, mlp
+from infovae.model.networks import Encoder, GaussianDecoder, mlp
 from infovae.model.quadrature import posterior_metrics
 
 WIDTHS = (200, 200, 200)
@@ -32,30 +31,27 @@ def scalar_encoder(latent_dim: int, image_shape: tuple[int, int]) -> nn.Sequenti
     return nn.Sequential(PlusMinusOne(), *mlp([1, *WIDTHS, 2 * latent_dim]))
 
 
-class ScalarDecoder(Decoder):
+class ScalarDecoder(GaussianDecoder):
     """p(x|z) = N(x; m(z), s(z)^2) with s(z) > min_std, x the number that the image stands for.
 
     Without a floor log p(x|z) has no upper bound; how far the ELBO can go for it is decided by the floor.
     """
 
     def __init__(self, latent_dim: int, min_std: float) -> None:
-        super().__init__()
-        self.body = mlp([latent_dim, *WIDTHS, 2])
-        self.latent_dim, self.min_std = latent_dim, min_std
-        self.to_x = PlusMinusOne()
-
-    def forward(self, z: Tensor) -> Gaussian:
-        """Return p(x|z) for codes (n, latent_dim): mean and standard deviation, both (n, 1)."""
-        mean, raw = at_least_float32(self.body(z.to(dtype_of(self.body)))).chunk(2, dim=-1)
-        return Gaussian(mean, F.softplus(raw) + self.min_std)
+        super().__init__(mlp([latent_dim, *WIDTHS, 2]), min_std)
+        self.latent_dim = latent_dim
 
     def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
         """Return the log-density of 2 x - 1 given z, in nats: images x (n, 1, 1, 1), z (n, latent_dim) -> (n,)."""
-        return self(z).log_prob(self.to_x(x))
+        return super().log_prob(2 * x - 1, z)
+
+    def mean(self, z: Tensor) -> Tensor:
+        """Return E[x|z] as images, (n, 1, 1, 1)."""
+        return (self(None, z).mu[..., None, None] + 1) / 2
 
     def sample(self, z: Tensor, uniforms: Tensor) -> Tensor:
         """Draw images (n, 1, 1, 1) by the inverse distribution function; any number, not 0 and 1 alone."""
-        return ((self(z).quantile(uniforms) + 1) / 2).view(uniforms.shape)
+        return ((self(None, z).quantile(uniforms) + 1) / 2).view(uniforms.shape)
 
     def exact_metrics(self, encoder: Encoder) -> dict[str, float]:
         """Return the distances of q(z|x) to the posterior and of q(z) to the prior, for a code of one dimension."""

@@ -26,7 +26,7 @@ class Constant(nn.Module):
 
 def decoder(mean: float, raw: float, min_std: float) -> ScalarDecoder:
     made = ScalarDecoder(1, min_std)
-    made.body = Constant(mean, raw)  # type: ignore[assignment]
+    made.body = Constant(mean, raw)
     return made
 
 
@@ -38,11 +38,10 @@ def test_density_is_that_of_plus_and_minus_one_with_all_constants() -> None:
 
 @pytest.mark.parametrize("min_std", [1e-3, 0.03, 0.5])
 def test_standard_deviation_reaches_its_floor_and_never_falls_below(min_std: float) -> None:
-    assert decoder(0, -200, min_std)(torch.zeros(3, 1)).std[0].item() == pytest.approx(min_std, rel=1e-6)
+    assert decoder(0, -200, min_std)(None, torch.zeros(3, 1)).std[0].item() == pytest.approx(min_std, rel=1e-6)
     torch.manual_seed(0)
-    std = (
-        build_model(TOY.model_copy(update={"decoder_min_std": min_std}), (1, 1)).decoder(100 * torch.randn(500, 1)).std
-    )
+    model = build_model(TOY.model_copy(update={"decoder_min_std": min_std}), (1, 1))
+    std = model.decoder(None, 100 * torch.randn(500, 1)).std
     assert std.min().item() >= min_std and std.shape == (500, 1)
 
 
@@ -54,6 +53,7 @@ def test_draws_have_the_distribution_on_the_scale_of_the_images() -> None:
     assert images.shape == uniforms.shape
     x = 2 * images - 1
     assert x.mean().item() == pytest.approx(0.6, abs=0.01) and x.std().item() == pytest.approx(std, abs=0.01)
+    assert made.mean(torch.zeros(1, 1)).item() == pytest.approx(0.8)
     below = Normal(0.6, std).cdf(x)  # a draw lies as high in its distribution as its uniform in [0, 1]
     assert torch.allclose(below, uniforms, atol=1e-4)
 
