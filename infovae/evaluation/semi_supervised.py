@@ -172,7 +172,9 @@ def svm_error(
     _check(features_test, labels_test)
     points = features if unlabelled is None else np.concatenate([features, unlabelled])
     machine = _train_transductive(_kernel(points, points, features, settings.gamma), labels, settings.penalty)
-    return _error(machine, features_test, labels_test, points, features, settings.gamma)
+    chunks = [features_test[first : first + _TEST_ROWS] for first in range(0, len(features_test), _TEST_ROWS)]
+    predicted = [machine.predict(_kernel(chunk, points, features, settings.gamma)) for chunk in chunks]
+    return float(np.mean(np.concatenate(predicted) != labels_test))
 
 
 def semi_supervised_errors(
@@ -281,12 +283,6 @@ def _machine(penalty: float) -> SVC:
 def _cross_validated_error(kernel: Array, labels: Labels, penalty: float, folds: KFold | StratifiedKFold) -> float:
     # rounded: equal numbers of mistakes are a tie, whatever the order of the sum
     return round(1 - float(cross_val_score(_machine(penalty), kernel, labels, cv=folds).mean()), 9)
-
-
-def _error(machine: SVC, test: Array, labels: Labels, points: Array, origin: Array, gamma: float) -> float:
-    chunks = [test[first : first + _TEST_ROWS] for first in range(0, len(test), _TEST_ROWS)]
-    predicted = [machine.predict(_kernel(chunk, points, origin, gamma)) for chunk in chunks]
-    return float(np.mean(np.concatenate(predicted) != labels))
 
 
 def _kernel(a: Array, b: Array, origin: Array, gamma: float) -> Array:
