@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from infovae.config import RunConfig
+from infovae.model.gated_pixelcnn import GatedPixelCNN
 from infovae.model.networks import (
     Decoder,
     Encoder,
@@ -57,8 +58,6 @@ def build_model(config: RunConfig, image_shape: tuple[int, int]) -> Model:
         map_shape = image_shape if config.conditioning == "spatial" else None
         decoder = PixelCNN(dim, channels, layers, config.receptive_radius, map_shape)
     elif config.decoder == "gated_pixelcnn":
-        from infovae.model.gated_pixelcnn import GatedPixelCNN
-
         decoder = GatedPixelCNN(dim, channels, layers)
     elif config.decoder == "scalar":
         decoder = ScalarDecoder(dim, config.decoder_min_std)
