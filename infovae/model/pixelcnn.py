@@ -154,9 +154,9 @@ def _add_and_relu_(activations: Tensor, shift: Tensor) -> Tensor:
     The shift is (n, c, 1, 1), or (n, c, H, W) with H <= H', W <= W': no pixel reads the places beyond.
     """
     height, width = shift.shape[2:]
-    if height == width == 1:
+    if height == width == 1 and not torch.compiler.is_compiling():  # what is compiled lays its loops out by itself
         return _AddAndRelu.apply(activations, shift)
-    activations[:, :, :height, :width].add_(shift)
+    (activations if height == width == 1 else activations[:, :, :height, :width]).add_(shift)
     return activations.relu_()
 
 
