@@ -151,7 +151,7 @@ def train(profile: str) -> list[str]:
 
 
 def _value(config: RunConfig | PixelConfig) -> int:
-    """Return a run's place in training: the toy's take seconds; then the headline's dimension, 2 and 40, the others."""
+    """Return a run's place: the toy's take seconds; then, seed by seed, the headline's dimension, 2 and 40, others."""
     if getattr(config, "decoder", "") == "scalar":
         return config.seed
     dims = (HEADLINE_DIM, 2, 40, 5, 20)

@@ -13,6 +13,7 @@ from hypothesis import settings
 
 from infovae.config import PROJECT_ROOT, RunConfig
 from infovae.data.datasets import ImageData, load
+from infovae.model.networks import Decoder
 from infovae.runs.cluster import Job
 from infovae.runs.store import Store, StoreError
 
@@ -85,6 +86,15 @@ def tiny(**changes: object) -> RunConfig:
     if changes.get("objective") == "unconditional":
         del values["latent_dim"]
     return RunConfig(**{**values, "pixelcnn_layers": 1, "pixelcnn_channels": 4, **changes})  # type: ignore[arg-type]
+
+
+def sample_naively(decoder: Decoder, z: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """Return what an autoregressive decoder samples, by a forward pass for each pixel."""
+    x = torch.zeros_like(uniforms)
+    for i in range(x.shape[2]):
+        for j in range(x.shape[3]):
+            x[:, :, i, j] = (uniforms[:, :, i, j] < torch.sigmoid(decoder(x, z)[:, :, i, j])).to(x.dtype)
+    return x
 
 
 def command_line(*arguments: str, home: Path, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "infovae"
@@ -14,24 +15,37 @@ ORDER = (
 
 
 def imports(path: Path) -> set[str]:
-    """Return the top-level modules of this package that a file imports, anywhere in it."""
+    """Return the modules of this package that a file imports, anywhere in it: by their full names."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: write the import with the package's name"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    names = [name.split(".") for name in found]
-    return {parts[1] for parts in names if parts[0] == "infovae" and len(parts) > 1} - {"__version__"}
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else str(node.module) for name in names}
+    return {name for name in found if name in MODULES and name != "infovae"}
+
+
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
+"""Every module by its name."""
 
 
 def test_each_folder_imports_only_those_before_it() -> None:
-    for path in PACKAGE.rglob("*.py"):
-        place = path.relative_to(PACKAGE).with_suffix("").parts[0]
-        if place != "__init__":
-            before = ORDER[: ORDER.index(place) + 1]
-            assert imports(path) <= set(before), f"{path} imports {imports(path) - set(before)}"
+    for module, path in MODULES.items():
+        if module != "infovae":
+            before = ORDER[: ORDER.index(module.split(".")[1]) + 1]
+            later = {name for name in imports(path) if name.split(".")[1] not in before}
+            assert not later, f"{module} imports {later}"
+
+
+def test_no_modules_import_each_other_in_a_ring() -> None:
+    graph = {module: imports(path) - {module} for module, path in MODULES.items()}
+    assert sum(map(len, graph.values())) > len(MODULES), "imports are not found"
+    TopologicalSorter(graph).prepare()  # raises CycleError
 
 
 def test_importing_the_package_loads_no_library() -> None:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from infovae.runs.sweep import Task
 
 NOTEBOOKS = {path.stem.partition("_")[2]: path.stem for path in sorted((PROJECT_ROOT / "notebooks").glob("*.ipynb"))}
+"""NAME -> NN_NAME of every notebook, in their order."""
 MODULES = tuple(name for name in NOTEBOOKS if (Path(__file__).parent / f"{name}.py").is_file())
 """The experiments, in the order of their notebooks: each is a notebook NN_NAME.ipynb and a module NAME here."""
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import sample_naively
 from torch import Tensor
 
 from infovae.model.gated_pixelcnn import GatedPixelCNN
@@ -13,14 +14,6 @@ def build(latent_dim: int = 3, n_channels: int = 6, n_layers: int = 3) -> GatedP
     decoder = GatedPixelCNN(latent_dim, n_channels, n_layers).double()
     decoder.biases.data.normal_()
     return decoder
-
-
-def sample_naively(decoder: GatedPixelCNN, z: Tensor, uniforms: Tensor) -> Tensor:
-    x = torch.zeros_like(uniforms)
-    for i in range(x.shape[2]):
-        for j in range(x.shape[3]):
-            x[:, :, i, j] = (uniforms[:, :, i, j] < torch.sigmoid(decoder(x, z)[:, :, i, j])).to(x.dtype)
-    return x
 
 
 def masked_forward(decoder: GatedPixelCNN, x: Tensor, z: Tensor) -> Tensor:

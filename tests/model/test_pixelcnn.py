@@ -3,9 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import sample_naively
 from torch import Tensor
 
-from infovae.model.pixelcnn import PixelCNN
+from infovae.model.pixelcnn import PixelCNN, _add_and_relu_
 
 
 def build(latent_dim: int = 3, n_channels: int = 8, n_layers: int = 2, radius: int = 4) -> PixelCNN:
@@ -14,14 +15,6 @@ def build(latent_dim: int = 3, n_channels: int = 8, n_layers: int = 2, radius: i
     for parameter in decoder.parameters():  # all-positive weights keep every ReLU open: no dependence is hidden
         parameter.data = parameter.data.abs() + 0.01
     return decoder
-
-
-def sample_naively(decoder: PixelCNN, z: Tensor, uniforms: Tensor) -> Tensor:
-    x = torch.zeros_like(uniforms)
-    for i in range(x.shape[2]):
-        for j in range(x.shape[3]):
-            x[:, :, i, j] = (uniforms[:, :, i, j] < torch.sigmoid(decoder(x, z)[:, :, i, j])).to(x.dtype)
-    return x
 
 
 def masked_forward(decoder: PixelCNN, x: Tensor, z: Tensor) -> Tensor:
@@ -120,3 +113,21 @@ def test_probabilities_of_all_small_images_sum_to_one() -> None:
     images = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.double)] * 9).view(-1, 1, 3, 3)
     z = torch.randn(1, 2, dtype=torch.double).expand(len(images), -1)
     assert decoder.log_prob(images, z).exp().sum().item() == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_adding_a_row_at_a_time_has_the_bits_of_adding_place_by_place(
+    dtype: torch.dtype, memory_format: torch.memory_format
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    activations = torch.randn(5, 16, 9, 7, generator=generator).to(dtype).to(memory_format=memory_format)
+    shift = torch.randn(5, 16, 1, 1, generator=generator).to(dtype)
+    upstream = torch.randn(5, 16, 9, 7, generator=generator).to(dtype).to(memory_format=memory_format)
+    results = []
+    for function in (_add_and_relu_, lambda a, b: a.add_(b).relu_()):
+        leaves = activations.clone().requires_grad_(), shift.clone().requires_grad_()
+        out = function(leaves[0] * 1, leaves[1])
+        results.append((out, *torch.autograd.grad(out, leaves, upstream)))
+    for ours, plain in zip(*results, strict=True):
+        assert torch.equal(ours, plain)
