@@ -18,6 +18,7 @@ import click
 from infovae.config import PROJECT_ROOT, results_root
 from infovae.data.sources import dataset_name
 from infovae.refusals import ParameterError
+from infovae.runs.cluster import STOPPED
 
 POLITE_SECONDS = 6
 """How long clusters, kernels and staging folders have for their own end before this process is ended at once."""
@@ -41,10 +42,7 @@ def end_at_once(number: int) -> None:
 
 def say_stopped() -> None:
     """Say what an interrupted command leaves behind."""
-    click.echo(
-        "\nstopped. Finished runs, and the last checkpoints of the others, are kept: the same command goes on there.",
-        err=True,
-    )
+    click.echo(f"\n{STOPPED}", err=True)
 
 
 class Group(click.Group):

@@ -69,6 +69,13 @@ def _reference(runs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def _shades(runs: pd.DataFrame) -> tuple[str, dict[float, str]]:
+    """Return the objective beside the ELBO, and a shade of its colour for each lambda_ that is to be run."""
+    family = runs[runs["objective"] != "elbo"]
+    name, lambdas = str(family["objective"].iloc[0]), sorted(family["lambda_"].unique())
+    return name, dict(zip(lambdas, plotting.shades(plotting.PALETTE[name], len(lambdas)), strict=True))
+
+
 @plotting.figure
 def plot_information(runs: pd.DataFrame) -> Captioned:
     """Return I(x;z) against alpha, a shade of one colour for each lambda_, then radius and norm where they vary."""
@@ -79,9 +86,7 @@ def plot_information(runs: pd.DataFrame) -> Captioned:
         views["receptive_radius"] = done[done["weights_first"] & done["is_norm"]]
     if runs["encoder_norm"].nunique() > 1:
         views["norm"] = done[done["weights_first"] & done["is_radius"]]
-    family = runs[runs["objective"] != "elbo"]
-    name, lambdas = str(family["objective"].iloc[0]), sorted(family["lambda_"].unique())
-    shades = dict(zip(lambdas, plotting.shades(plotting.PALETTE[name], len(lambdas)), strict=True))
+    name, shades = _shades(runs)
     drawn, axes = plotting.panels(len(views), 3.4, 3.0, sharey=True)
     for ax, (x, shown) in zip(axes, views.items(), strict=True):
         vae = shown[shown["objective"] == "elbo"]
@@ -110,10 +115,8 @@ def plot_information(runs: pd.DataFrame) -> Captioned:
 @plotting.figure
 def plot_information_and_match(runs: pd.DataFrame) -> Captioned:
     """Return I(x;z) against the squared MMD, a point per run: its shade tells lambda_, its form alpha."""
-    done, name = _reference(runs), str(runs.loc[runs["objective"] != "elbo", "objective"].iloc[0])
-    drawn_too = done[done["objective"] != "elbo"]
-    lambdas, alphas = (sorted(drawn_too[column].unique()) for column in ("lambda_", "alpha"))
-    shades = dict(zip(lambdas, plotting.shades(plotting.PALETTE[name], len(lambdas)), strict=True))
+    done, (name, shades) = _reference(runs), _shades(runs)
+    alphas = sorted(done.loc[done["objective"] != "elbo", "alpha"].unique())
     drawn, (ax,) = plotting.panels(1, 5.4, 3.8)
     for run in done.to_dict("records"):
         is_vae = run["objective"] == "elbo"
@@ -132,6 +135,7 @@ def plot_information_and_match(runs: pd.DataFrame) -> Captioned:
     points |= {
         f"{objective_name(name)}, λ = {value:g}": {"color": shade, "marker": "o", "ls": ""}
         for value, shade in shades.items()
+        if (done["lambda_"] == value).any()
     }
     if len(alphas) > 1:
         points |= {f"α = {value:g}": {"marker": "o^sDv"[place % 5], "ls": ""} for place, value in enumerate(alphas)}

@@ -55,13 +55,26 @@ def publish(
             write_atomically(folder / "history.csv", history.to_csv(index=False, float_format="%.6g").encode())
         captions = {}
         for name, figure in figures.items():
-            png = figure.to_png()
-            write_atomically(folder / f"{name}.png", png)
-            captions[name] = {"alt": figure.alt, "caption": figure.caption, "width": display_width(png)}
+            width = display_width(_write_figure(folder, name, figure))
+            captions[name] = {"alt": figure.alt, "caption": figure.caption, "width": width}
         in_order = json.dumps(captions, indent=1, ensure_ascii=False)
         write_atomically(folder / "captions.json", f"{in_order}\n".encode())
         write_tables(experiment, runs, folder)
     return show_table(experiment.table(runs))
+
+
+def publish_page(table: pd.DataFrame, figures: Mapping[str, Captioned], output_folder: str) -> None:
+    """Write the figures, then table.csv, of a notebook that is no experiment; with an empty `output_folder` nothing."""
+    if output_folder:
+        for name, figure in figures.items():
+            _write_figure(Path(output_folder), name, figure)
+        write_atomically(Path(output_folder) / "table.csv", table.to_csv(index=False).encode())
+
+
+def _write_figure(folder: Path, name: str, figure: Captioned) -> bytes:
+    png = figure.to_png()
+    write_atomically(folder / f"{name}.png", png)
+    return png
 
 
 def load_published(folder: Path) -> dict[str, Published]:
@@ -199,9 +212,7 @@ def show_picture(png: bytes, alt: str, caption: str, source: str) -> None:
 
 def show_figure(figure: Captioned, name: str, output_folder: str) -> None:
     """Show a figure that the report draws, and write it into `output_folder` if there is one."""
-    png = figure.to_png()
-    if output_folder:
-        write_atomically(Path(output_folder) / f"{name}.png", png)
+    png = _write_figure(Path(output_folder), name, figure) if output_folder else figure.to_png()
     show_picture(png, figure.alt, figure.caption, f"{name}.png")
 
 

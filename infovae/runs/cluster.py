@@ -195,8 +195,17 @@ class _Driver:
             text = f"{job.label}: {'' if nats is None else f'{nats:.1f} nats at '}step {message['step']}"
             self._show(job, text, job.step_seconds * message["step"])
         elif name in self.running:
-            taken = self.client.run(worker.take, name, workers=[address], on_error="ignore")
-            self._keep(self.running[name][0], taken.get(address, {}))
+            self._fetch(name, address)
+
+    def _fetch(self, name: str, address: str) -> None:
+        """Keep what a job has made so far; have it done again if that was lost on the way and its worker lives."""
+        taken = self.client.run(worker.take, name, workers=[address], on_error="ignore")
+        if address in taken:
+            self._keep(self.running[name][0], taken[address])
+        elif address in self.client.scheduler_info(n_workers=-1)["workers"]:  # else its death will be told
+            job, future = self.running.pop(name)
+            future.cancel()
+            self._lose(job)
 
     def _keep(self, job: Job, parcels: worker.Parcels) -> None:
         reasons = job.keep(parcels)
@@ -220,12 +229,12 @@ class _Driver:
         self._end(job)
 
     def _lose(self, job: Job) -> None:
-        """Have a job done again whose worker died: alone, in case memory was short; twice in vain is enough."""
+        """Have a job done again whose worker died, or its result: alone, as memory may be short; twice is enough."""
         if job.progressed:
             job.strikes = 0
             self.waiting.insert(0, job)
         elif not job.strikes:
-            log.info("%s: its worker was killed; it will be tried again, alone", job.label)
+            log.info("%s: its worker was killed, or what it sent was lost: it will be tried again, alone", job.label)
             job.strikes = 1
             self.alone.append(job)
         else:

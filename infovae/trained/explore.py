@@ -17,7 +17,6 @@ from infovae import plotting
 from infovae.labels import label, objective_name
 from infovae.plotting import Captioned
 from infovae.refusals import ParameterError
-from infovae.runs.store import write_atomically
 from infovae.trained.models import TrainedModel, load_found
 from infovae.trained.selection import by_experiment, find
 
@@ -59,14 +58,6 @@ def tabulate(models: Iterable[TrainedModel]) -> pd.DataFrame:
         for model in models
     ]
     return pd.DataFrame(rows).drop_duplicates()
-
-
-def publish(table: pd.DataFrame, figures: Mapping[str, Captioned], output_folder: str) -> None:
-    """Write the figures, then table.csv, into a folder; with an empty name nowhere."""
-    if output_folder:
-        for name, figure in figures.items():
-            write_atomically(Path(output_folder) / f"{name}.png", figure.to_png())
-        write_atomically(Path(output_folder) / "table.csv", table.to_csv(index=False).encode())
 
 
 def grid(n: int) -> Array:

@@ -153,7 +153,7 @@ def test_interrupted_run_ends_within_seconds_and_says_what_is_kept(
     assert process.wait(60) == 128 + number
     assert time.monotonic() - start < 10
     said = (tmp_path / "log").read_text().strip().splitlines()[-1]
-    assert said.startswith("stopped. ") and "are kept: the same command goes on there" in said
+    assert said.startswith("stopped. ") and "are kept: run it again to go on from there" in said
     time.sleep(1)
     living = subprocess.run(["ps", "-o", "stat=,args=", "-s", str(process.pid)], capture_output=True, text=True).stdout
     assert not [line for line in living.splitlines() if not line.startswith("Z")]

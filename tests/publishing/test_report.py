@@ -23,6 +23,7 @@ from infovae.publishing.report import (
     list_deviations,
     load_published,
     publish,
+    publish_page,
     require_published,
     show_claims,
     show_course,
@@ -70,6 +71,14 @@ def test_figures_are_published_with_their_words(tmp_path: Path) -> None:
     captions = json.loads((tmp_path / "captions.json").read_text(encoding="utf-8"))
     assert list(captions) == ["b", "a"] and captions["a"]["alt"] == "1 panel: what it shows. how to read it"
     assert (tmp_path / "a.png").read_bytes() == figure.to_png()
+
+
+def test_page_of_a_notebook_that_is_no_experiment_is_a_table_and_figures(tmp_path: Path) -> None:
+    table, figures = pd.DataFrame({"a": [1.5]}), {"codes": Captioned()}
+    publish_page(table, figures, "")
+    publish_page(table, figures, str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {"codes.png", "table.csv"}
+    assert (tmp_path / "table.csv").read_text() == "a\n1.5\n"
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": {}}', '{"a": 1}', '{"a": {"alt": "", "caption": ""}}'])

@@ -133,6 +133,30 @@ def die_after_a_checkpoint(job: str, data: Any, state: bytes | None, **arguments
     return do_run(job, data, state=state, **arguments)
 
 
+def lose_the_model(job: str, data: Any, **arguments: Any) -> Parcels:
+    """Have the first parcel that this worker hands over lost on the way, as when a connection breaks."""
+
+    def take_and_lose(job: str) -> Parcels:
+        worker.take = take
+        take(job)
+        raise OSError("the connection broke")
+
+    if not hasattr(worker, "has_lost"):
+        worker.has_lost, worker.take = True, take_and_lose  # type: ignore[attr-defined]
+    return do_run(job, data, **arguments)
+
+
+def test_run_whose_model_is_lost_on_the_way_is_done_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(worker, "do_run", lose_the_model)
+    monkeypatch.setenv("INFOVAE_WORKERS", "1")
+    with caplog.at_level("INFO"):
+        runs = sweep([Task(tiny(), (LATENT, SAMPLES))], store)
+    assert runs["status"].item() == "done" and store.load_weights(task_id(tiny()))
+    assert "tried again" in caplog.text
+
+
 def test_run_that_kills_its_workers_leaves_the_others_and_is_shown(
     store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -92,10 +92,3 @@ def test_sliders_are_a_still_picture_without_ipywidgets(monkeypatch: pytest.Monk
     assert list(ranges) == ["z1", "z2"]
     draw(z1=0.0, z2=1.0)
     assert isinstance(shown[0], Image)
-
-
-def test_publishing_writes_the_table_last_and_nothing_without_a_folder(tmp_path: Path) -> None:
-    table = explore.compare_distances({}, np.ones(3))
-    explore.publish(table, {"plane": explore.plot_plane({})}, "")
-    explore.publish(table, {"plane": explore.plot_plane({})}, str(tmp_path))
-    assert {path.name for path in tmp_path.iterdir()} == {"plane.png", "table.csv"}
