@@ -6,6 +6,7 @@ import logging
 import platform
 import re
 import time
+import tomllib
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -33,7 +34,7 @@ PUBLISHED_WEIGHTS = {"smoke": (2, 10), "laptop": (2, 10)}
 def profile_names() -> list[str]:
     """Return the profiles that exist, from the smallest budget to the largest."""
     order = ["smoke", "quick", "laptop", "fashion", "paper"]
-    return sorted((path.stem for path in PROFILES.glob("*.yaml")), key=lambda n: order.index(n) if n in order else 9)
+    return sorted((path.stem for path in PROFILES.glob("*.toml")), key=lambda n: order.index(n) if n in order else 9)
 
 
 def load_profile(name: str) -> dict[str, Experiment]:
@@ -46,13 +47,13 @@ def load_profile(name: str) -> dict[str, Experiment]:
     """
     if name not in profile_names():
         raise ParameterError(unknown_name("profile", name, profile_names()))
-    path = PROFILES / f"{name}.yaml"
+    path = PROFILES / f"{name}.toml"
     try:
-        content = _read_yaml(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ParameterError(f"profile {path.name} is not readable YAML: {error}") from error
-    if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
-        raise ParameterError(f"profile {path.name} must map experiments to their parameters")
+        raise ParameterError(f"profile {path.name} is not readable TOML: {error}") from error
+    if not content or not all(isinstance(value, dict) for value in content.values()):
+        raise ParameterError(f"profile {path.name} must hold a table of parameters, [NAME], for each experiment")
     unknown = [experiment for experiment in content if experiment not in MODULES]
     if unknown:
         raise ParameterError(f"profile {path.name}: {unknown_name('experiment', str(unknown[0]), MODULES)}")
@@ -63,34 +64,6 @@ def load_profile(name: str) -> dict[str, Experiment]:
         except ParameterError as error:
             raise ParameterError(f"profile {path.name}, {experiment}: {error}") from error
     return experiments
-
-
-def _read_yaml(text: str) -> Any:
-    """Read YAML made of plain values; ValueError for all else: tags, aliases, deep nesting, a key given twice.
-
-    YAML itself lets the last of two equal keys win, and a few lines of aliases grow to gigabytes.
-    """
-    import yaml
-
-    try:
-        depth = 0
-        for event in yaml.parse(text, yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
-                raise ValueError(f"plain values have no alias and no tag\n{event.start_mark}")
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > 5:
-                raise ValueError(f"nested too deeply\n{event.start_mark}")
-        root = yaml.compose(text, yaml.SafeLoader)
-        nodes = [root] if root else []
-        for node in nodes:  # the list grows: what a node holds comes after it
-            pairs = node.value if isinstance(node, yaml.MappingNode) else []
-            names = [key.value for key, _ in pairs]
-            if repeated := [name for name in names if names.count(name) > 1]:
-                raise ValueError(f"key {repeated[0]!r} is given twice\n{node.start_mark}")
-            nodes += node.value if isinstance(node, yaml.SequenceNode) else [value for _, value in pairs]
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
 
 
 def reproduce(profile: str, folder: Path) -> list[str]:

@@ -115,18 +115,17 @@ COMMANDS = [
 ]
 
 PROFILES = [
-    (b"", "must map experiments to their parameters"),
-    (b"\xff\xfe\x00", "not readable YAML: .*codec can't decode"),
-    (b"a\0: {}", "not readable YAML: .*special characters"),
-    (b"latent_use: {}", "unknown experiment 'latent_use'; did you mean 'latent_usage'"),
-    (b"latent_usage: {steps: 5}\nlatent_usage: {steps: 6}", "key 'latent_usage' is given twice.*line 1"),
-    (b"latent_usage:\n  steps: 5\n  steps: 6", "key 'steps' is given twice.*line 2"),
-    (b"latent_usage: {overrides: {n_steps: 1, n_steps: 2}}", "key 'n_steps' is given twice.*line 1"),
-    (b"a: &x {}\nb: *x", "no alias and no tag.*line 2"),
-    (b"latent_usage: !!python/object/apply:os.mkdir [home]", "no alias and no tag.*line 1"),
-    (b"latent_usage: {seeds: [2024-99-99]}", "not readable YAML: month must be in 1"),
-    (b"a: " + b"[" * 100_000, "nested too deeply"),
-    (b"latent_usage: {learning_rate: 1e-3}", "learning_rate: .*valid number, got '1e-3'"),
+    (b"", "must hold a table of parameters"),
+    (b"latent_usage = 3", "must hold a table of parameters"),
+    (b"\xff\xfe\x00", "not readable TOML: .*codec can't decode"),
+    (b"[a\0]", "not readable TOML: .*line 1, column 3"),
+    (b"[latent_use]", "unknown experiment 'latent_use'; did you mean 'latent_usage'"),
+    (b"[latent_usage]\nlamdas = [1]", "latent_usage: unknown parameter 'lamdas'; did you mean 'lambdas'"),
+    (b"[latent_usage]\nsteps = 5\n[latent_usage]\nsteps = 6", "not readable TOML: .*twice.*line 3"),
+    (b"[latent_usage]\nsteps = 5\nsteps = 6", "not readable TOML: .*overwrite"),
+    (b"[latent_usage]\nseeds = [2024-99-99]", "not readable TOML: .*line 2"),
+    (b"[latent_usage]\nseeds = [2024-09-09]", r"seeds\[0\]: .*valid integer"),
+    (b"a = " + b"[" * 100_000, "not readable TOML: .*recursion"),
 ]
 
 ENVIRONMENT = [
@@ -190,7 +189,7 @@ CASES = [
     *(Case(("run", experiment, "-p", text), message) for experiment, text, message in PARAMETERS),
     *(Case(arguments, message) for arguments, message in COMMANDS),
     *(
-        Case(("reproduce", "--profile", "mine"), message, files={"profiles/mine.yaml": content})
+        Case(("reproduce", "--profile", "mine"), message, files={"profiles/mine.toml": content})
         for content, message in PROFILES
     ),
     *(
@@ -329,11 +328,11 @@ def test_any_text_is_parameters_or_refused(text: str) -> None:
         assert 0 < len(str(error)) < 3000
 
 
-@given(st.binary(max_size=60) | damaged((PROJECT_ROOT / "notebooks/profiles/smoke.yaml").read_bytes()))
+@given(st.binary(max_size=60) | damaged((PROJECT_ROOT / "notebooks/profiles/smoke.toml").read_bytes()))
 @fuzz
 def test_any_bytes_are_a_profile_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     folder = tmp_path_factory.getbasetemp()
-    (folder / "any.yaml").write_bytes(content)
+    (folder / "any.toml").write_bytes(content)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reproduce, "PROFILES", folder)
         try:

@@ -387,15 +387,15 @@ def test_unknown_profile_suggests_the_closest() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a: [", "not readable YAML"),
-        ("- 1", "must map experiments"),
-        ("latent_usage: 3", "must map experiments"),
-        ("latent_use: {}", "did you mean 'latent_usage'"),
-        ("latent_usage: {lamdas: [1]}", "did you mean 'lambdas'"),
+        ("a = [", "not readable TOML"),
+        ("a = 1", "must hold a table"),
+        ("latent_usage = 3", "must hold a table"),
+        ("[latent_use]", "did you mean 'latent_usage'"),
+        ("[latent_usage]\nlamdas = [1]", "did you mean 'lambdas'"),
     ],
 )
 def test_damaged_profile_is_refused(content: str, message: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mine.yaml").write_text(content)
+    (tmp_path / "mine.toml").write_text(content)
     monkeypatch.setattr("infovae.reproduce.PROFILES", tmp_path)
     with pytest.raises(ParameterError, match=message):
         load_profile("mine")
