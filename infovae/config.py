@@ -257,6 +257,10 @@ class RunConfig(Settings):
             )
         return self
 
+    def fingerprint(self, *context: str) -> str:
+        """Return what identifies these settings; of grey images also which decoder they have."""
+        return super().fingerprint(*context, *(["sigmoid pixels"] if self.binarization == "none" else []))
+
     @property
     def divergence_weight(self) -> float:
         """Weight lambda_ + alpha - 1 of D(q(z)||p(z))."""

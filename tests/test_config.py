@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from infovae.config import OBJECTIVES, LatentEvaluation, RunConfig, SampleEvaluation
+from infovae.config import OBJECTIVES, LatentEvaluation, RunConfig, SampleEvaluation, Settings
 from infovae.refusals import unknown_name
 
 WEIGHTS = {  # paper, section "Special cases": (1 - alpha, lambda_ + alpha - 1)
@@ -101,6 +101,13 @@ def test_fingerprint_expands_defaults_and_sees_every_field() -> None:
     prints = {RunConfig(**{"objective": "mmd", **change}).fingerprint("data") for change in changes}
     assert len(prints | {explicit.fingerprint("data")}) == len(changes) + 1
     assert explicit.fingerprint("data") != explicit.fingerprint("other data")
+
+
+def test_models_of_grey_images_before_their_pixels_were_the_authors_have_other_fingerprints() -> None:
+    grey = RunConfig(binarization="none", decoder="conv")
+    assert grey.fingerprint("data") != Settings.fingerprint(grey, "data")
+    binary = RunConfig(decoder="conv")
+    assert binary.fingerprint("data") == Settings.fingerprint(binary, "data")
 
 
 def test_evaluations_of_different_kinds_differ() -> None:

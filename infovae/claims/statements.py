@@ -182,7 +182,7 @@ def vae_overestimates_variance(runs: pd.DataFrame) -> Effects:
 
 @variance("authors' code", "|log det Cov[q(z)] / dim| of MMD, training images", below=0.1, over=("n_train", ()))
 def mmd_keeps_variance(runs: pd.DataFrame) -> Effects:
-    """With MMD at alpha = 0 log det Cov[q(z)] is near 0 on training images, whatever their number (Gaussian pixels)."""
+    """With MMD log det Cov[q(z)] is near 0 on training images, whatever their number (Gaussian pixels)."""
     mmd: dict[str, Any] = {"objective": "mmd", "binarization": "none"}
     return values(runs, "log_det_cov_per_dim_train", "latent_dim", "n_train", used=True, **mmd).abs()
 

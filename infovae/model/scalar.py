@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from infovae.model.networks import Encoder, GaussianDecoder, mlp
+from infovae.model.networks import Encoder, Gaussian, GaussianDecoder, mlp
 from infovae.model.quadrature import posterior_metrics
 
 WIDTHS = (200, 200, 200)
@@ -38,8 +39,13 @@ class ScalarDecoder(GaussianDecoder):
     """
 
     def __init__(self, latent_dim: int, min_std: float) -> None:
-        super().__init__(mlp([latent_dim, *WIDTHS, 2]), min_std)
-        self.latent_dim = latent_dim
+        super().__init__(mlp([latent_dim, *WIDTHS, 2]))
+        self.latent_dim, self.min_std = latent_dim, min_std
+
+    def forward(self, x: Tensor | None, z: Tensor) -> Gaussian:
+        """Return m(z) and s(z), each (n, 1)."""
+        mean, raw = self._maps(z).chunk(2, dim=1)
+        return Gaussian(mean, F.softplus(raw) + self.min_std)
 
     def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
         """Return the log-density of 2 x - 1 given z, in nats: images x (n, 1, 1, 1), z (n, latent_dim) -> (n,)."""

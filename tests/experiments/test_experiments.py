@@ -154,6 +154,15 @@ def test_density_is_drawn_of_runs_in_two_dimensions_that_no_number_rests_on() ->
     assert not make_experiment("latent_usage", {}).drawn()
 
 
+def test_mmd_on_grey_images_has_the_weights_of_the_authors_script() -> None:
+    """It averages over 784 pixels, adds 50 MMD and does not charge for the rate; on binary images the paper does."""
+    runs = configs("variance_overestimation", binarizations=["none", "dynamic"], seeds=[0])
+    found = {(run.binarization, run.alpha, run.lambda_, run.bandwidth) for run in runs if run.objective == "mmd"}
+    assert found == {("none", 1.0, 39_200.0, "paper"), ("dynamic", 0.0, 1000.0, "paper")}
+    half = configs("variance_overestimation", alpha=0.5, objectives=["mmd", "jensen"])
+    assert {(run.objective, run.alpha, run.lambda_) for run in half} == {("mmd", 0.5, 39_200.0), ("jensen", 0.5, 10.5)}
+
+
 def test_one_set_of_models_serves_every_notebook() -> None:
     for profile in profile_names():
         experiments = load_profile(profile)

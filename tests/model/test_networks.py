@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 from torch.func import functional_call
 
@@ -16,6 +17,7 @@ from infovae.model.networks import (
     DoublingConvTranspose2d,
     Encoder,
     Gaussian,
+    GaussianDecoder,
     cast_weights,
     conv_encoder,
 )
@@ -104,6 +106,35 @@ def test_independent_decoder_samples_by_its_probabilities() -> None:
     z = torch.randn(1, 2).expand(20_000, -1)
     frequency = model.decoder.sample(z, torch.rand(20_000, 1, 8, 8)).mean(0)
     assert (frequency - torch.sigmoid(model.decoder(None, z[:1]))[0]).abs().max() < 0.02
+
+
+def test_grey_pixels_have_the_authors_mean_and_standard_deviation() -> None:
+    """Both are sigmoids; the deviation is at least 0.005, and passes no gradient below."""
+    raw = torch.tensor([[0.0, 2.0, -50.0], [0.0, -2.0, -9.0]]).view(1, 2, 1, 3).requires_grad_()
+    decoder = GaussianDecoder(Constant(raw))
+    mean, std = decoder(None, torch.zeros(1, 2))
+    assert torch.allclose(mean, torch.tensor([[0.5, 0.8807971, 0.0]]))
+    assert torch.allclose(std, torch.tensor([[0.5, 0.1192029, 0.005]]))
+    assert torch.equal(decoder.mean(torch.zeros(1, 2)).flatten(1), mean)
+    x = torch.tensor([0.25, 1.0, 0.0]).view(1, 1, 1, 3)
+    log_prob = decoder.log_prob(x, torch.zeros(1, 2))
+    log_prob.sum().backward()
+    assert log_prob.item() == pytest.approx(torch.distributions.Normal(mean, std).log_prob(x.flatten(1)).sum().item())
+    assert raw.grad is not None and raw.grad[0, 1, 0, 2] == 0 and raw.grad[0, 1, 0, :2].all()
+    uniforms = torch.full((1, 1, 1, 3), 0.5)
+    assert torch.allclose(decoder.sample(torch.zeros(1, 2), uniforms).flatten(1), mean, atol=1e-6)
+
+
+class Constant(nn.Module):
+    """A body whose output is the same for every code."""
+
+    def __init__(self, output: torch.Tensor) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """Return the output."""
+        return self.output
 
 
 def test_convolutions_refuse_sides_they_cannot_halve_twice() -> None:
