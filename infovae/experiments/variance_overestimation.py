@@ -79,7 +79,7 @@ class VarianceOverestimation(Experiment):
     n_trains: Several[TrainingSize] = Field(default_factory=_few_and_all)
     decoder: Decoder = "conv"
     encoder_norm: Literal["batch", "none", "spread"] = "none"
-    steps: Count = 400
+    steps: Count = 1000
     batch_size: Annotated[int, Field(strict=True, ge=2, le=100_000)] = 200
     n_samples: Samples = 1000
     n_likelihood: Annotated[int, Field(strict=True, ge=2, le=10_000)] = 50
