@@ -62,7 +62,7 @@ class Captioned(Figure):
     def alt(self) -> str:
         """What the figure shows: its panels and axes, the entries of its legend; of pictures, how to read them."""
         shown = []
-        for ax in self.axes:
+        for ax in [ax for ax in self.axes if ax.get_label() != "<colorbar>"]:
             words = " ".join(text for text in (ax.get_title(), ax.get_ylabel()) if text).replace("\n", " ")
             against = f"against {ax.get_xlabel()}" if ax.get_xlabel() else ""
             shown += [text] if (text := f"{words} {against}".strip()) else []

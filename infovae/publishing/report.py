@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pandas as pd
 from IPython.display import Image, Markdown, display
 
+from infovae.claims.intervals import LEVEL
 from infovae.config import PROJECT_ROOT
 from infovae.experiments import MODULES, Experiment, make_experiment
 from infovae.labels import as_markdown, label, objective_name
@@ -133,6 +134,12 @@ def summarize(claims: pd.DataFrame) -> str:
     in_part = claims[(claims["verdict"] == "reproduced") & (claims["measured_in"].fillna("") != "")]
     if len(in_part):
         text += f" {len(in_part)} of those reproduced name more conditions than were run; the table says which were."
+    decided = claims[claims["verdict"].isin(["reproduced", "not reproduced"])]
+    if len(decided):
+        n_sure = int((decided["p_ledger"] < LEVEL).sum())
+        text += (
+            f" {n_sure} of the {len(decided)} that are decided also are when p-values are adjusted for all statements."
+        )
     refuted = claims.loc[claims["verdict"] == "not reproduced", "statement"]
     return "\n- ".join([as_markdown(text) + (" Not reproduced:\n" if len(refuted) else ""), *map(as_markdown, refuted)])
 

@@ -137,7 +137,8 @@ def test_ledger_is_shown_whole_and_what_is_decided_stands_first() -> None:
         f"{len(CLAIMS)} not measured."
     )
     assert summarize(claims.iloc[:1].assign(verdict="not reproduced", statement="a_b")).endswith(
-        "1 not reproduced, 0 inconclusive, 0 not measured. Not reproduced:\n\n- a\\_b"
+        "1 not reproduced, 0 inconclusive, 0 not measured. 0 of the 1 that are decided also are when p-values are "
+        "adjusted for all statements. Not reproduced:\n\n- a\\_b"
     )
 
 
