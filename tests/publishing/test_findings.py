@@ -84,7 +84,7 @@ def test_every_finding_is_said_where_its_runs_are_and_left_out_where_not() -> No
         squared_mmd_authors=0.0003, squared_mmd_grey=0.0098,
     )  # fmt: skip
     said = list_findings(published(runs) | published(runs[runs["steps"] == 1000], "divergence_comparison"))
-    assert "are published here: *What a used code is worth in samples*, *Whether inference is right in the toy*." in said
+    assert "published here: *What a used code is worth in samples*, *Whether inference is right in the toy*." in said
     assert said.count("\n") == N_FINDINGS - 2
     assert "(1 seed) is 0.0003 on grey images so normalised, 0.0098 on the same images with the running" in said
     assert "MMD at λ = 784 (1 seed): 5 nats with batch norm; 0.01 nats (empty) without a norm" in said
