@@ -327,4 +327,7 @@ def spread(runs: pd.DataFrame) -> str:
     seeds = finished(runs)["seed"].unique()
     many = len(seeds) >= SEEDS_FOR_INTERVAL
     bars = "; thin bars are 95 % intervals over seeds and may leave the frame" if many else ""
-    return f"Small symbols are single runs ({count(seeds, 'seed')}), large ones their means, joined by lines{bars}."
+    return (
+        f"Small symbols are single runs ({count(seeds, 'seed')}), large ones their means, joined by lines, moved "
+        f"sideways where they would hide one another{bars}."
+    )

@@ -109,7 +109,8 @@ def variant_name(variant: str) -> str:
     if share := changes.pop("share_of_steps", None):
         words.append(f"{share:g} of the steps")
     values = {name: f"{value:,g}" if isinstance(value, float) else str(value) for name, value in changes.items()}
-    return ", ".join([*words, *(f"{label(name)} {value}" for name, value in values.items())])
+    said = ", ".join([*words, *(f"{label(name)} {value}" for name, value in values.items())])
+    return said.replace(f"{label('bandwidth')} paper", "kernel exp(−d²/dim²)")
 
 
 @plotting.figure
