@@ -149,8 +149,9 @@ class RunConfig(Settings):
         pixels; exactly, see `pixelcnn.PixelCNN`.
     optimizer, gradient_clip, learning_rate_decay : Adam as in its paper, or RMSProp; each gradient entry is clipped to
         [-gradient_clip, gradient_clip]; the learning rate may fall to 0 over the second half, see `training.decay`.
-    precision : of the networks in training; weights, codes, loss and optimiser are float32. `auto` is bfloat16 where
-        the device computes faster in it, else float32; the run's record says which it was.
+    precision : of the networks in training; weights, loss and optimiser are float32. So are codes as a convolutional
+        encoder gives them and a PixelCNN reads them; a decoder of independent pixels rounds them. `auto` is bfloat16
+        where the device computes faster in it, else float32; a run's record says which it was.
     dataset : a name, or the path of one's own images, see `parsers.read_own_images`; what is kept of a path is the name
         that their content gives them.
     n_train : the first n_train images of the shuffled training set, by default all; subsets are nested.

@@ -188,9 +188,9 @@ def mmd_keeps_variance(runs: pd.DataFrame) -> Effects:
 
 
 def binary_mmd_and_vae(runs: pd.DataFrame, metric: str) -> tuple[Effects, Effects]:
-    """Return a metric of MMD and of the VAE on binary images, by latent dimension and number of training images."""
-    runs = runs[runs["binarization"] != "none"]
-    mmd, vae = (values(runs, metric, "latent_dim", "n_train", objective=name) for name in ("mmd", "elbo"))
+    """Return a metric of MMD and of the VAE on binary images, by dimension, number of images and binarisation."""
+    runs, conditions = runs[runs["binarization"] != "none"], ("latent_dim", "n_train", "binarization")
+    mmd, vae = (values(runs, metric, *conditions, objective=name) for name in ("mmd", "elbo"))
     return mmd, vae
 
 

@@ -10,7 +10,8 @@ The rule, for a statement about K conditions (a statement about an average has K
 - In that order: an interval beyond the bound refutes the statement, one across the bound leaves it open. The statement
   is reproduced if every interval lies on the side where it holds.
 - A condition with a NaN effect or a single seed has p = 1. It can neither confirm nor refute.
-- A verdict that the least favourable condition's mean contradicted at half of the training is open.
+- A verdict is open if the least favourable condition's mean, as it is watched during training, changed its side of the
+  bound in the second half. What is watched are validation images, at half and at the end.
 - So is a refutation that more training may undo: where the last doubling of the steps, or the one before, moved the
   effect towards the bound, and the faster of the two paces would take it across within the steps of the authors
   (`AUTHORS_STEPS`). In the last doubling the learning rate falls, and with it the pace.
@@ -49,6 +50,9 @@ RUN_COLUMNS = (
     "decoder", "decoder_min_std", "receptive_radius", "pixelcnn_layers", "encoder_norm", "steps",
 )  # fmt: skip
 """Columns of a run that claims select by; all others are metrics."""
+
+BATCH_TERMS = ("loss", "nll", "rate", "divergence", "lambda_")
+"""Columns of a history that are of a training batch: `nll`, there, is the reconstruction and no bound on -log p(x)."""
 
 WORDS = {"latent_dim": "{:g} dimensions", "n_train": "{:,.0f} images", "receptive_radius": "radius {:g}"}
 
@@ -96,7 +100,7 @@ def judge(claim: Claim, runs: pd.DataFrame | None, history: pd.DataFrame | None 
     decisive = conditions.iloc[min(first_open, len(holding) - 1)] if len(holding) else pd.Series(dtype=float)
     quarter, half, end = (_worst(claim, _measure(claim, runs, history, part)) for part in (0.25, 0.5, 1))
     verdict, why = _verdict(decisive)
-    if decisive.get("side", 0) * claim.sign * (half - claim.bound) < 0:  # false where the history lacks it: NaN
+    if decisive.get("side", 0) and (half - claim.bound) * (end - claim.bound) < 0:  # false where one is NaN
         verdict, why = "inconclusive", "its sign changed in the second half of training"
     elif verdict == "not reproduced" and _may_come(claim, decisive["mean"], (quarter, half, end), runs):
         verdict, why = "inconclusive", "it may hold after as many steps as the authors'"
@@ -224,6 +228,7 @@ def _measure(
 
 def rewind(runs: pd.DataFrame, history: pd.DataFrame, fraction: float) -> pd.DataFrame:
     """Return the runs with the metrics that the history has after this fraction of their steps, and no others."""
+    history = history.drop(columns=[name for name in BATCH_TERMS if name in history])
     near = history[(history["step"] - fraction * history["run_id"].map(runs.set_index("run_id")["steps"])).abs() <= 1]
     then = near.groupby("run_id").first()  # of each column the first number
     if "log_det_cov_per_dim" in then:

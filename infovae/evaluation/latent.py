@@ -117,8 +117,9 @@ def measure_as_authors(q: Gaussian, generator: torch.Generator) -> dict[str, flo
     `squared_mmd_authors`: theirs is a V-statistic of 40,000 codes and 40,000 draws of the prior, which reads
     2 (1 - E k) / 40,000 too high, about 3e-5 where q(z) is the prior. Given is the expected value of that statistic,
     estimated from one draw for each of the n images here: its noise is that of n, its bias that of 40,000.
-    `log_det_cov_total_authors`: log det of the covariance of draws z ~ q(z|x), not divided by the dimension d. From
-    n images it reads up to d (d + 1) / (2 n) nats too low; theirs has 50,000.
+    `log_det_cov_total_authors`: log det of the covariance of z ~ q(z|x), not divided by the dimension d. Theirs is of
+    draws; here the part within q(z|x) is exact. From n images it reads up to d (d + 1) / (2 n) nats too low; theirs has
+    50,000.
 
     Parameters
     ----------

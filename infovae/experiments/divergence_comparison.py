@@ -33,17 +33,26 @@ def usual_labels(values: dict[str, Any]) -> int:
     """Return how many labels are asked for by default: 1,000, fewer of few images, 0 where there are no labels."""
     n_classes, n_pool = sources.facts(values["dataset"]).n_classes or 1, min(values["n_train"], N_POOL)
     usual = min(1000, n_pool // 4) // n_classes * n_classes
-    return usual if usual >= 20 and n_classes > 1 else 0
+    return usual if usual >= max(20, 2 * n_classes) and n_classes > 1 else 0
 
 
 def _usual_unlabelled(values: dict[str, Any]) -> int:
     return max(0, min(1000, min(values["n_train"], N_POOL) - values["n_labels"]))
 
 
-def few_labels(n: int, n_draws: int, n_unlabelled: int) -> tuple[SemiSupervisedEvaluation, ...]:
-    """Return the evaluation with n labels of the first `N_POOL` images; nothing without labels."""
+def few_labels(dataset: str, n: int, n_draws: int, n_unlabelled: int) -> tuple[SemiSupervisedEvaluation, ...]:
+    """Return the evaluation with n labels of the first `N_POOL` images; nothing without labels.
+
+    ValueError where the images have no labels, or n is not the same number, at least 2, of each class.
+    """
     if not n:
         return ()
+    n_classes = sources.facts(dataset).n_classes
+    if n_classes < 2 or n % n_classes or n < 2 * n_classes:
+        raise ValueError(
+            f"n_labels must be a multiple of the number of classes, at least 2 of each, of {dataset}: it has "
+            f"{n_classes or 'no labels'}, got {n}"
+        )
     return (SemiSupervisedEvaluation(n_labels=n, n_draws=n_draws, n_unlabelled=n_unlabelled, n_pool=N_POOL),)
 
 
@@ -76,16 +85,11 @@ class DivergenceComparison(ImageExperiment):
     n_unlabelled: Annotated[int, Field(strict=True, ge=0, le=60_000)] = Field(default_factory=_usual_unlabelled)
 
     def model_post_init(self, context: Any) -> None:
-        """Refuse labels where there are none, and more labelled and unlabelled images than there are to draw from."""
+        """Refuse more labelled and unlabelled images than there are to draw from."""
         super().model_post_init(context)
         if repeated := set(self.seeds) & set(self.extra_seeds):
             raise ValueError(f"extra_seeds must be others than seeds, {min(repeated)} is in both")
-        n_classes, n_pool = sources.facts(self.dataset).n_classes, min(self.n_train, N_POOL)
-        if self.n_labels and (n_classes < 2 or self.n_labels % n_classes):
-            raise ValueError(
-                f"n_labels must be a multiple of the number of classes, at least 2, of {self.dataset}: it has "
-                f"{n_classes or 'no labels'}, got {self.n_labels}"
-            )
+        n_pool = min(self.n_train, N_POOL)
         if self.n_labels and self.n_labels + self.n_unlabelled > n_pool:
             raise ValueError(
                 f"n_labels + n_unlabelled must be at most {n_pool} (they are drawn from the first training images), "
@@ -95,7 +99,7 @@ class DivergenceComparison(ImageExperiment):
     @property
     def labelling(self) -> tuple[SemiSupervisedEvaluation, ...]:
         """The evaluation with few labels that every run gets."""
-        return few_labels(self.n_labels, self.n_draws, self.n_unlabelled)
+        return few_labels(self.dataset, self.n_labels, self.n_draws, self.n_unlabelled)
 
     def models(self) -> list[RunConfig]:
         """Return one run per seed, dimension and objective."""

@@ -62,7 +62,7 @@ class Family(ImageExperiment):
         likelihood = LikelihoodEvaluation(
             n_images=self.n_images, n_draws=self.n_draws, fit_steps=self.fit_steps, n_searched=0
         )
-        codes, labels = LatentEvaluation(n_images=self.n_codes), few_labels(self.n_labels, 1, 0)
+        codes, labels = LatentEvaluation(n_images=self.n_codes), few_labels(self.dataset, self.n_labels, 1, 0)
         choices = product(seed=self.seeds, latent_dim=self.latent_dims, objective=self.objectives)
         return [(self.config(**choice), (codes, likelihood, *labels)) for choice in choices]
 

@@ -46,18 +46,26 @@ class Tuning(Experiment):
         return [(self.config(**choice), (LatentEvaluation(split="validation"),)) for choice in choices]
 
     def choose_size(self, runs: pd.DataFrame) -> str:
-        """Return the size with the least loss of those that train within `seconds_at_most`, in words, or "none"."""
+        """Return the size with the least loss of those that train within `seconds_at_most`, in words, or "none".
+
+        A size one of whose runs has no loss is not chosen.
+        """
         sized = charged_loss(runs)[lambda frame: frame["learning_rate"] == self.learning_rate]
         sized = sized[(sized["objective"] == self.objective) & sized["loss"].notna()]
-        means = sized.groupby(size_in_words(sized))[["loss", "train_seconds"]].mean()
+        groups = sized.groupby(size_in_words(sized))
+        means = groups[["loss", "train_seconds"]].mean()[groups.size() == len(self.seeds)]
         fast = means[means["train_seconds"] <= self.seconds_at_most]
         return str(fast["loss"].idxmin()) if len(fast) else "none"
 
     def choose_learning_rate(self, runs: pd.DataFrame) -> float:
-        """Return the learning rate with the least loss, averaged over objectives and seeds; NaN if no run has one."""
+        """Return the learning rate with the least loss, averaged over objectives and seeds; NaN if there is none.
+
+        One of whose runs has no loss is not chosen: objectives have losses of different size.
+        """
         done, default = charged_loss(runs), size_in_words(runs).iloc[-1]
         rated = done[size_in_words(done) == default]
-        means = rated[rated["objective"].isin(self.objectives)].groupby("learning_rate")["loss"].mean().dropna()
+        losses = rated[rated["objective"].isin(self.objectives)].groupby("learning_rate")["loss"]
+        means = losses.mean()[losses.count() == len(self.objectives) * len(self.seeds)]
         return float(means.idxmin()) if len(means) else float("nan")
 
 

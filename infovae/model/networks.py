@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MIN_STD = 1e-3
-"""Floor of the posterior's standard deviation, for finite densities; the authors' code has one too (0.005)."""
-
+"""Floor of the posterior's standard deviation; the authors have 0.001 under a PixelCNN, 0.005 for grey images."""
 MIN_PIXEL_STD = 5e-3
 """Floor of the standard deviation of a grey pixel, in [0, 1] (the authors' value)."""
 

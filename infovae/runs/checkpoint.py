@@ -62,6 +62,8 @@ def _restore(training: Training, tensors: dict[str, Tensor]) -> None:
     for name, optimizer in _optimizers(training).items():
         for number, parameter in enumerate(_parameters(optimizer)):
             moments = _below(f"{name} optimizer/{number}/", tensors)
+            if optimizer.defaults.get("fused") and "step" in moments:  # a fused update on a GPU reads it there
+                moments["step"] = moments["step"].to(parameter.device)
             # in the parameter's memory layout, which the file does not keep and the fused update relies on
             optimizer.state[parameter] = {
                 key: torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value

@@ -82,7 +82,7 @@ class Store:
         path = folder / f"checkpoint-{step:09d}-{_sha256(state)[:16]}.safetensors"
         write_atomically(path, state)
         for older in folder.glob("checkpoint-*"):
-            if older != path:
+            if older.name < path.name:  # of another process that trains the same run, and is farther, it stays
                 older.unlink(missing_ok=True)
 
     def load_checkpoint(self, run_id: str) -> bytes | None:

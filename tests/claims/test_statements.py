@@ -265,14 +265,13 @@ def test_skewed_information_is_judged_by_its_logarithm() -> None:
     assert row["ci95_low"] > 0 and row["verdict"] == "inconclusive"
 
 
-def history_of(runs: pd.DataFrame, at_half: dict[str, float]) -> pd.DataFrame:
+def history_of(runs: pd.DataFrame, at_half: dict[str, float], squared_mmd: float = 0.004) -> pd.DataFrame:
     """Return what was seen of each run on the way; I(x;z) and log det at the halvings of the steps alone."""
     rows = []
     for run_id in runs["run_id"]:
         for step in (100, 150, 200, 400):
-            seen = (
-                {"squared_mmd": 0.5, "mutual_information": 8.0, "log_det_cov_per_dim": 0.0} if step == 400 else at_half
-            )
+            at_end = {"squared_mmd": squared_mmd, "mutual_information": 8.0, "log_det_cov_per_dim": 0.0}
+            seen = at_end if step == 400 else at_half
             kept = {name: value for name, value in seen.items() if step != 150 or name == "squared_mmd"}
             rows.append({"run_id": run_id, "step": step, "lambda_": 1.0, **kept})
     return pd.DataFrame(rows)
@@ -288,9 +287,41 @@ def test_what_changed_its_sign_in_the_second_half_is_not_decided() -> None:
     row = judge(claim, runs, turned)
     assert row["verdict"] == "inconclusive" and "second half" in row["open_because"]
     row = judge(
-        claim, FAILS["divergence_comparison"], history_of(runs, {"squared_mmd": 0.3, "mutual_information": 8.0})
+        claim, FAILS["divergence_comparison"], history_of(runs, {"squared_mmd": 0.3, "mutual_information": 8.0}, 0.5)
     )
     assert row["verdict"] == "not reproduced" and row["at_half"] == pytest.approx(0.08 / 0.3)
+
+
+def test_what_is_watched_on_validation_images_need_not_agree_with_training_images() -> None:
+    """The authors' own pattern: 0 on training images, and -0.28 on others from the first to the last."""
+    runs = HOLDS["variance_overestimation"]
+    claim, grey = CLAIMS["mmd_keeps_variance"], runs[runs["binarization"] == "none"]
+    steady = pd.DataFrame(
+        {"run_id": run_id, "step": step, "log_det_cov_per_dim": -0.28, "mutual_information": 8.0, "squared_mmd": 0.1}
+        for run_id in grey["run_id"]
+        for step in (100, 200, 400)
+    )
+    row = judge(claim, runs, steady)
+    assert row["verdict"] == judge(claim, runs)["verdict"] == "reproduced"
+    assert row["at_half"] == row["at_end"] == pytest.approx(0.28)
+
+
+def test_the_reconstruction_of_a_batch_is_not_taken_for_a_likelihood() -> None:
+    runs = HOLDS["log_likelihood"]
+    steps = pd.DataFrame(
+        {"run_id": run_id, "step": step, "nll": 90.0, "squared_mmd": 0.1}
+        for run_id in runs["run_id"]
+        for step in (200, 400)
+    )
+    row = judge(CLAIMS["likelihood_on_a_par"], runs, steps)
+    assert row["verdict"] == "reproduced" and math.isnan(row["at_half"])
+
+
+def test_both_ways_of_binarising_are_conditions_of_their_own() -> None:
+    runs = HOLDS["variance_overestimation"]
+    binary = runs[runs["binarization"] == "dynamic"]
+    both = pd.concat([runs, binary.assign(binarization="static", run_id=binary["run_id"] + "s")])
+    assert judge(CLAIMS["mmd_generalises"], both)["n_conditions"] == 2
 
 
 @pytest.mark.parametrize(

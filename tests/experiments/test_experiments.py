@@ -61,7 +61,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("variance_overestimation", {"binarizations": ["grey"]}, "binarizations.0.*'none'.*got 'grey'"),
     ("variance_overestimation", {"decoder": "pixelcnn"}, "'none' .grey images. needs decoder"),
     ("sensitivity", {"variants": ["mmd_no_nrm"]}, "unknown variant 'mmd_no_nrm'; did you mean 'mmd_no_norm'"),
-    ("semi_supervised", {"n_labels": 10}, "n_labels.*greater than or equal to 20"),
+    ("semi_supervised", {"n_labels": 10}, "at least 2 of each, of mnist: it has 10, got 10"),
     ("semi_supervised", {"n_labels": 0}, "n_labels must be at least 20"),
     ("semi_supervised", {"n_labels": 25}, "multiple of the number of classes.*it has 10, got 25"),
     (
@@ -103,12 +103,14 @@ def test_every_experiment_takes_ones_own_images_whatever_their_number(name: str,
 
 
 def test_labels_that_are_missing_or_do_not_suffice_are_asked_for_before_training(pictures: str) -> None:
-    with pytest.raises(ParameterError, match=r"number of classes, at least 2, of images:\w+: it has no labels, got 40"):
+    with pytest.raises(ParameterError, match=r"at least 2 of each, of images:\w+: it has no labels, got 40"):
         make_experiment("semi_supervised", {"dataset": pictures, "n_labels": 40, "n_unlabelled": 0})
     with pytest.raises(
-        ParameterError, match="multiple of the number of classes, at least 2, of digits: it has 10, got 25"
+        ParameterError, match="multiple of the number of classes, at least 2 of each, of digits: it has 10, got 25"
     ):
         make_experiment("semi_supervised", {"dataset": "digits", "n_labels": 25})
+    with pytest.raises(ParameterError, match="it has no labels, got 100"):
+        make_experiment("family", {"dataset": pictures, "n_labels": 100})
 
 
 def test_unknown_experiment_suggests_the_closest() -> None:

@@ -33,8 +33,9 @@ OLD = {"elbo": [0.1, 0.2], "mmd": [5.0, 5.0]}
     ("new", "outcomes"),
     [
         (OLD, ["identical", "identical"]),
-        # the interval of elbo is 0.15 ± 0.635, that of mmd has no width
+        # the interval of elbo is 0.15 ± 0.635, and sqrt(2) of that for another mean; that of mmd has no width
         ({"elbo": [0.5, 0.6], "mmd": [5.0, 5.0]}, ["within the interval", "identical"]),
+        ({"elbo": [0.9, 1.1], "mmd": [5.0, 5.0 + 1e-9]}, ["within the interval", "within the interval"]),
         ({"elbo": [1.5, 1.6], "mmd": [5.0, 5.1]}, ["different", "different"]),
         ({"elbo": [0.1, 0.2]}, ["identical", "different"]),
         ({"elbo": [0.1], "mmd": [5.0, 5.0]}, ["within the interval", "identical"]),
@@ -68,3 +69,9 @@ def test_missing_experiment_is_a_difference(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "new/latent_usage")
     (comparison,) = compare(tmp_path / "old", tmp_path / "new")
     assert comparison.outcome == "different" and "not reproduced" in str(comparison)
+
+
+def test_a_condition_that_was_committed_without_a_result_is_no_difference(tmp_path: Path) -> None:
+    publish(tmp_path / "old", {"elbo": [math.nan, math.nan]})
+    publish(tmp_path / "new", {"elbo": [0.1, 0.2]})
+    assert [comparison.outcome for comparison in compare(tmp_path / "old", tmp_path / "new")] == ["within the interval"]
