@@ -12,12 +12,14 @@ dimension.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.exceptions import FitFailedWarning
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
 from sklearn.svm import SVC
@@ -286,7 +288,8 @@ def _machine(penalty: float) -> SVC:
 
 def _cross_validated_error(kernel: Array, labels: Labels, penalty: float, folds: KFold | StratifiedKFold) -> float:
     # rounded: equal numbers of mistakes are a tie, whatever the order of the sum; a fold of one class trains no machine
-    correct = cross_val_score(_machine(penalty), kernel, labels, cv=folds, error_score=0.0)
+    with warnings.catch_warnings(action="ignore", category=FitFailedWarning):
+        correct = cross_val_score(_machine(penalty), kernel, labels, cv=folds, error_score=0.0)
     return round(1 - float(correct.mean()), 9)
 
 

@@ -323,6 +323,19 @@ def test_authors_error_is_the_least_test_error_of_machines_with_c_1() -> None:
     assert min(errors) <= found["svm_error_rbf_sampled"] <= max(errors)
 
 
+def test_a_draw_that_misses_a_rare_class_has_its_error_too() -> None:
+    """20 labels of 400, 13 of them of the second class: where it is missed, only the first can be predicted."""
+    labels = np.repeat([0, 1], [387, 13])
+    points = rng().normal(size=(400, 2)) + 4 * labels[:, None]
+    missed = [seed for seed in range(40) if not labels[rng(seed).choice(400, 20, replace=False)].any()]
+    seen_once = [seed for seed in range(40) if labels[rng(seed).choice(400, 20, replace=False)].sum() == 1]
+    assert missed and seen_once
+    found = peeking_errors(points, labels, points, labels, n_labels=20, draw_seeds=missed)
+    assert found == {"svm_error_authors": pytest.approx(13 / 400), "svm_error_rbf_sampled": pytest.approx(13 / 400)}
+    found = peeking_errors(points, labels, points, labels, n_labels=20, draw_seeds=seen_once)
+    assert 0 <= found["svm_error_authors"] <= found["svm_error_rbf_sampled"] < 0.1
+
+
 def test_looking_at_test_labels_gains_on_noise_and_the_honest_choice_does_not() -> None:
     """Codes without information: chance is 0.9, and the least of ten errors on 200 images lies a little below it."""
     labels, test_labels = balanced_labels(100), balanced_labels(20)

@@ -163,9 +163,11 @@ def test_damaged_checkpoint_is_not_gone_on_from(store: Store, caplog: pytest.Log
     store.save_checkpoint("abc", 10, b"new")
     (store.root / "runs/abc/checkpoint-mine.safetensors").write_bytes(b"")  # not of this program: passed over
     assert store.load_checkpoint("abc") == b"new"
+    store.save_checkpoint("abc", 7, b"of a process that began later")
+    assert store.load_checkpoint("abc") == b"new"
     (store.root / "runs/abc/checkpoint-mine.safetensors").unlink()
-    (path,) = store.root.rglob("checkpoint-*")
-    path.write_bytes(b"torn")
+    for path in store.root.rglob("checkpoint-*"):
+        path.write_bytes(b"torn")
     assert store.load_checkpoint("abc") is None and "damaged" in caplog.text
 
 
