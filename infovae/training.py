@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from infovae.config import RunConfig
 from infovae.data.datasets import Batches, ImageData, observe, static_binarization
-from infovae.evaluation import WATCH_SEED_OFFSET, encode, latent
+from infovae.evaluation import WATCH_SEED_OFFSET, encode, latent, measuring_device
 from infovae.model import divergences
 from infovae.model.build import Model, build_model
 from infovae.model.networks import cast_weights, spread_means
@@ -183,11 +183,12 @@ def validation_metrics(model: Model, x: Tensor, generator: torch.Generator, meas
         raise TrainingDiverged("codes of validation images are not finite")
     z = q.sample(generator)
     prior = torch.randn(z.shape, generator=generator, device=z.device)
+    z, prior, mu, std = (codes.to(measuring_device(z.device)) for codes in (z, prior, q.mu, q.std))
     kernel = divergences.reporting_kernel(z.shape[1])
     metrics = {"squared_mmd": divergences.squared_mmd_chunked(z, prior, kernel).value}
     if measured:
-        metrics["mutual_information"] = latent.mutual_information(z, q.mu, q.std)
-        metrics["log_det_cov_per_dim"] = latent.log_det_covariance_per_dim(q.mu, q.std)
+        metrics["mutual_information"] = latent.mutual_information(z, mu, std)
+        metrics["log_det_cov_per_dim"] = latent.log_det_covariance_per_dim(mu, std)
     return metrics | model.decoder.exact_metrics(model.encoder)
 
 

@@ -17,11 +17,11 @@ from infovae.config import (
     SemiSupervisedEvaluation,
 )
 from infovae.data.datasets import ImageData
-from infovae.evaluation.images import Evaluated, encode
+from infovae.evaluation.images import Evaluated, encode, measuring_device
 from infovae.model.build import Model
 from infovae.refusals import ParameterError
 
-__all__ = ["Evaluated", "encode", "evaluate", "require_labels"]
+__all__ = ["Evaluated", "encode", "evaluate", "measuring_device", "require_labels"]
 
 SEED_OFFSET, WATCH_SEED_OFFSET = 1_000_003, 2_000_003
 """Added to the run's seed: evaluating a run, or watching its training, draws other numbers than the training does."""
@@ -61,6 +61,8 @@ def evaluate(
     from infovae.evaluation import latent, likelihood, samples, semi_supervised
     from infovae.model.quadrature import posterior_densities, posterior_metrics
 
+    device = measuring_device(device)
+    model = model.to(device) if model else None
     generator = torch.Generator(device).manual_seed(config.seed + SEED_OFFSET)
     if isinstance(evaluation, SemiSupervisedEvaluation):
         return semi_supervised.evaluate(evaluation, config, model, data, generator)

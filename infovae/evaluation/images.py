@@ -22,6 +22,11 @@ STATIC_SEEDS: dict[Split, int] = {"train": 0, "test": 1, "validation": 2}
 """Of the images that are binarised once and for all; 0 is the one that training uses."""
 
 
+def measuring_device(device: torch.device) -> torch.device:
+    """Return where the codes of a model on `device` are measured: in float64, which Apple's MPS does not have."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def see(
     data: ImageData,
     split: Split,

@@ -23,7 +23,7 @@ from infovae.config import RunConfig
 from infovae.data import sources
 from infovae.data.datasets import ImageData
 from infovae.data.parsers import MIN_IMAGES, DataError, grey_values, pad
-from infovae.evaluation.images import encode, in_batches
+from infovae.evaluation.images import encode, in_batches, measuring_device
 from infovae.evaluation.likelihood import estimate_log_likelihood, powers_of_ten
 from infovae.evaluation.samples import expected_pixels
 from infovae.model.build import Model, build_model
@@ -57,8 +57,9 @@ class TrainedModel:
     def __init__(
         self, model: Model, config: RunConfig, image_shape: tuple[int, int], history: Sequence[dict[str, float]] = ()
     ) -> None:
-        self.model, self.config, self.image_shape, self.history = model.eval(), config, image_shape, list(history)
-        self.device = next(model.parameters()).device
+        self.device = measuring_device(next(model.parameters()).device)
+        self.model, self.config, self.image_shape = model.eval().to(self.device), config, image_shape
+        self.history = list(history)
 
     def __repr__(self) -> str:
         """Return the settings by which people tell models apart."""

@@ -21,7 +21,7 @@ from infovae.config import (
 )
 from infovae.data.datasets import ImageData, static_binarization
 from infovae.evaluation import evaluate, require_labels
-from infovae.evaluation.images import encode, in_batches, see
+from infovae.evaluation.images import encode, in_batches, measuring_device, see
 from infovae.evaluation.latent import PLANE
 from infovae.evaluation.samples import CLASSIFIER_METRICS, Classifier, expected_pixels, sharpness
 from infovae.model.build import Model, build_model
@@ -474,3 +474,8 @@ def test_search_elsewhere_is_reported_beside_the_bound(solvable: Solvable) -> No
     none = evaluation.model_copy(update={"n_searched": 0})
     without, _ = evaluate(none, static_run(), solvable.model, solvable.data, CPU)
     assert without["nll"] == metrics["nll"] and "nll_missed" not in without
+
+
+def test_codes_are_measured_where_there_is_float64() -> None:
+    found = [measuring_device(torch.device(name)).type for name in ("cpu", "cuda", "mps")]
+    assert found == ["cpu", "cuda", "cpu"]
