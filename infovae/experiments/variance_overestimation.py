@@ -109,14 +109,14 @@ class VarianceOverestimation(Experiment):
 
 @plotting.figure
 def plot_spread(runs: pd.DataFrame) -> Captioned:
-    """Return log det Cov[q(z)] / dim against the number of images: a column for each kind of pixels, ours and theirs.
+    """Return log det Cov[q(z)] / dim against the number of images: a row for each kind of pixels, ours and theirs.
 
-    Training images above, test images below. The authors' curve is theirs in 5 dimensions, divided by them.
+    Training images on the left, test images on the right. The authors' curve is theirs in 5 dimensions, per dimension.
     """
     done = plotting.finished(runs, "log_det_cov_per_dim_train", "log_det_cov_per_dim_test")
     kinds, curves = list(runs["binarization"].unique()), authors.read("variance")
-    drawn, axes = plotting.panels(2 * len(kinds), 4.2, 2.7, len(kinds), sharex=True, sharey=True)
-    for ax, (part, kind) in zip(axes, itertools.product(("train", "test"), kinds), strict=True):
+    drawn, axes = plotting.panels(2 * len(kinds), 4.2, 2.9, 2, sharex=True, sharey=True)
+    for ax, (kind, part) in zip(axes, itertools.product(kinds, ("train", "test")), strict=True):
         plotting.draw_objectives(ax, done[done["binarization"] == kind], "n_train", f"log_det_cov_per_dim_{part}")
         comparable = curves[(curves["split"] == part) & (kind == "none")]
         for objective, theirs in plotting.by_objective(comparable):
@@ -127,12 +127,12 @@ def plot_spread(runs: pd.DataFrame) -> Captioned:
         ax.set_xscale("log")
         ax.set_xticks(sizes, plotting.thousands(sizes))
         ax.minorticks_off()
-        if part == "train":
-            ax.set_title(KINDS[kind])
-        else:
-            ax.set_xlabel(label("n_train"))
         if kind == kinds[0]:
-            ax.set_ylabel(f"{'training' if part == 'train' else part} images")
+            ax.set_title("on training images" if part == "train" else "on test images")
+        if kind == kinds[-1]:
+            ax.set_xlabel(label("n_train"))
+        if part == "train":
+            ax.set_ylabel(KINDS[kind])
     drawn.supylabel("log det Cov[q(z)] / dim", fontsize=10)
     plotting.legend(drawn, {"ours": {"marker": "o"}, "authors’ code": {"marker": "o", "mfc": "white", "ls": "--"}})
     return drawn.captioned(
