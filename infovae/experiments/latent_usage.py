@@ -82,9 +82,9 @@ def plot_information(runs: pd.DataFrame) -> Captioned:
     done, metric = _reference(runs), "mutual_information"
     by_weight = done[done["is_radius"] & done["is_norm"]]
     views = {"alpha": by_weight}
-    if runs["receptive_radius"].nunique() > 1:
+    if done["receptive_radius"].nunique() > 1:
         views["receptive_radius"] = done[done["weights_first"] & done["is_norm"]]
-    if runs["encoder_norm"].nunique() > 1:
+    if done["encoder_norm"].nunique() > 1:
         views["norm"] = done[done["weights_first"] & done["is_radius"]]
     name, shades = _shades(runs)
     drawn, axes = plotting.panels(len(views), 3.4, 3.0, sharey=True)
@@ -128,6 +128,10 @@ def plot_information_and_match(runs: pd.DataFrame) -> Captioned:
     if "squared_mmd_null_std" in done:
         chance = 2 * done["squared_mmd_null_std"].max()
         ax.axvspan(-chance, chance, color="0.9", lw=0, zorder=0)
+    if "squared_mmd_point_mass" in done:
+        level, at_bottom = done["squared_mmd_point_mass"].max(), ax.get_xaxis_transform()
+        ax.axvline(level, color="0.5", lw=0.6)
+        ax.text(level, 0.3, "a code of one point", rotation=90, ha="right", transform=at_bottom, **plotting.NOTE)
     ax.set_xscale("symlog", linthresh=1e-3)
     ax.margins(0.08)
     ax.set(xlabel=label("squared_mmd"), ylabel=label("mutual_information"))
