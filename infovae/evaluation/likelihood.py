@@ -52,8 +52,8 @@ def evaluate(
     percentile over images. `nll_elbo` = -E_q[log p(x|z)] + `elbo_rate` needs no fit: the encoder's own q, one draw for
     each image.
     `nll_searched` is the bound of `search_elsewhere` on the first n_searched images, `nll_missed` by how much it is
-    tighter than `nll` of the very same images: what modes that the encoder does not know are worth, to be read against
-    the tolerance of a claim, with its standard error `nll_missed_std_error`.
+    tighter than `nll` of the very same images: what modes that the encoder does not know are worth, and `N_STARTS` more
+    times as many draws. To be read against the tolerance of a claim; its standard error is `nll_missed_std_error`.
     `nll_annealed` stands beside `nll_annealed_reference`, which is `nll` of the very same images.
     """
     chunk = 100 if generator.device.type == "cpu" else 5000
