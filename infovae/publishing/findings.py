@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from infovae.claims import authors
 from infovae.claims.intervals import half_width
 from infovae.config import EMPTY_CODE, OBJECTIVES, RunConfig
 from infovae.experiments import HEADLINE_DIM
@@ -181,6 +182,27 @@ def _nats_at_lowest_floor(runs: pd.DataFrame) -> str:
     return f"{format_number(lowest['mutual_information'].mean())} nats"
 
 
+def spread_of_codes(runs: pd.DataFrame) -> str:
+    """How far the codes spread where images are few."""
+    parts = [f"log_det_cov_per_dim_{part}" for part in ("train", "test")]
+    grey = finished(runs, *parts).query("binarization == 'none'").dropna(subset=parts)
+    theirs, said = authors.runs("variance_overestimation"), []
+    assert theirs is not None
+    for objective, group in by_objective(grey):
+        at = []
+        for keys, same in group.groupby(["latent_dim", "n_train"]):
+            known = theirs[(theirs[["objective", "latent_dim", "n_train"]] == [objective, *keys]).all(axis=1)]
+            beside = f" (authors’ code {' and '.join(say(known[p]) for p in parts)})" if len(known) else ""
+            at.append(f"{' and '.join(format_number(same[p].mean()) for p in parts)} at {keys[1]:,} images{beside}")
+        said.append(f"{objective_name(objective)}: {'; '.join(at)}")
+    where = (
+        f"log det Cov[q(z)] / dim on training and on test images, Gaussian pixels ({count_seeds(grey)})."
+        if said
+        else ""
+    )
+    return f"{where} {'. '.join(said)}." if said else ""
+
+
 def code_used(runs: pd.DataFrame) -> str:
     """Whether the code is used."""
     cap = finished(runs, "mutual_information_cap")["mutual_information_cap"].min()
@@ -320,16 +342,17 @@ def place(runs: pd.DataFrame) -> str:
 FINDINGS: dict[str, tuple[Callable[[pd.DataFrame], str], ...]] = {
     "comparison": (code_used, nearest_to_prior, against_mmd, batch_statistics, sample_quality),
     "toy": (toy_posterior,),
+    "variance": (spread_of_codes,),
     "all": (encoder_start, averaged_rate, kernel, gamma, adversary_weight, length, place),
 }
-"""Functions of the runs of the comparison, of the toy, or of all, a sentence each; the docstrings are its titles."""
+"""Functions of the runs of the comparison, of the toy, ..., or of all, a sentence each; docstrings are their titles."""
 
 
 def list_findings(published: Mapping[str, Published]) -> str:
     """Return the findings in Markdown, and a line with those that there are no runs for."""
     runs = {"comparison": pool(published, "divergence_comparison"), "all": pool(published)}
-    if "amortized_inference" in published:
-        runs["toy"] = published["amortized_inference"].runs
+    named = {"toy": "amortized_inference", "variance": "variance_overestimation"}
+    runs |= {kind: published[name].runs for kind, name in named.items() if name in published}
     said = {
         str(finding.__doc__).strip("."): finding(runs[kind]) if len(runs.get(kind, ())) else ""
         for kind, findings in FINDINGS.items()

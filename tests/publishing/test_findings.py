@@ -18,6 +18,7 @@ from infovae.publishing.findings import (
     nearest_to_prior,
     pool,
     sample_quality,
+    spread_of_codes,
     toy_posterior,
 )
 from infovae.publishing.report import Published
@@ -84,8 +85,11 @@ def test_every_finding_is_said_where_its_runs_are_and_left_out_where_not() -> No
         squared_mmd_authors=0.0003, squared_mmd_grey=0.0098,
     )  # fmt: skip
     said = list_findings(published(runs) | published(runs[runs["steps"] == 1000], "divergence_comparison"))
-    assert "published here: *What a used code is worth in samples*, *Whether inference is right in the toy*." in said
-    assert said.count("\n") == N_FINDINGS - 2
+    assert (
+        "published here: *What a used code is worth in samples*, *Whether inference is right in the toy*, *How far"
+        in said
+    )
+    assert said.count("\n") == N_FINDINGS - 3
     assert "(1 seed) is 0.0003 on grey images so normalised, 0.0098 on the same images with the running" in said
     assert "MMD at λ = 784 (1 seed): 5 nats with batch norm; 0.01 nats (empty) without a norm" in said
     assert "β = 78.4" in said and "Its code holds 0 nats (empty); that of the ELBO itself 5 nats" in said
@@ -109,6 +113,17 @@ def test_order_is_said_for_each_way_of_measuring_and_how_sure_it_is() -> None:
     low, high = (format_number(2 * math.exp(sign * half)) for sign in (-1, 1))
     assert f"MMD’s squared MMD on test images is 2 times that of Jensen ({low} to {high})" in against_mmd(runs)
     assert against_mmd(runs[runs["seed"] < 2]) == against_mmd(runs[runs["objective"] == "jensen"]) == ""
+
+
+def test_spread_of_codes_stands_beside_the_authors() -> None:
+    grey = {"binarization": "none", "decoder": "conv", "objective": "elbo", "latent_dim": 5, "n_train": 500}
+    spread = {"log_det_cov_per_dim_train": 1.7, "log_det_cov_per_dim_test": 1.5}
+    runs = runs_of(
+        {**grey, **spread}, {**grey, **spread, "n_train": 600}, {**grey, **spread, "binarization": "dynamic"}
+    )
+    said = spread_of_codes(runs)
+    assert said.endswith("VAE: 1.7 and 1.5 at 500 images (authors’ code 1.8 and 1.66); 1.7 and 1.5 at 600 images.")
+    assert spread_of_codes(runs[runs["binarization"] == "dynamic"]) == ""
 
 
 def test_samples_of_an_empty_code_are_said_to_be_so() -> None:
