@@ -114,7 +114,7 @@ def plot_spread(runs: pd.DataFrame) -> Captioned:
     Training images on the left, test images on the right. The authors' curve is theirs in 5 dimensions, per dimension.
     """
     done = plotting.finished(runs, "log_det_cov_per_dim_train", "log_det_cov_per_dim_test")
-    kinds, curves = list(runs["binarization"].unique()), authors.read("variance")
+    kinds, curves = list((done if len(done) else runs)["binarization"].unique()), authors.read("variance")
     drawn, axes = plotting.panels(2 * len(kinds), 4.2, 2.9, 2, sharex=True, sharey=True)
     for ax, (kind, part) in zip(axes, itertools.product(kinds, ("train", "test")), strict=True):
         plotting.draw_objectives(ax, done[done["binarization"] == kind], "n_train", f"log_det_cov_per_dim_{part}")

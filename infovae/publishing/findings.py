@@ -77,9 +77,9 @@ def say_match(runs: pd.DataFrame) -> str:
     return f"I(x;z) {say_information(runs['mutual_information'])}; squared MMD {squared_mmd}; log det / dim {log_det}"
 
 
-def count_seeds(runs: pd.DataFrame) -> str:
-    """Return "1 seed", "3 seeds", or "1 to 3 seeds" where objectives have different numbers of them."""
-    numbers = runs.groupby("objective")["seed"].nunique()
+def count_seeds(runs: pd.DataFrame, *conditions: str) -> str:
+    """Return "1 seed", "3 seeds", or "1 to 3 seeds" where objectives, or further conditions, differ in their number."""
+    numbers = runs.groupby(["objective", *conditions])["seed"].nunique()
     low, high = numbers.min(), numbers.max()
     return f"{high} seed{'s' if high != 1 else ''}" if low == high else f"{low} to {high} seeds"
 
@@ -196,7 +196,7 @@ def spread_of_codes(runs: pd.DataFrame) -> str:
             at.append(f"{' and '.join(format_number(same[p].mean()) for p in parts)} at {keys[1]:,} images{beside}")
         said.append(f"{objective_name(objective)}: {'; '.join(at)}")
     where = (
-        f"log det Cov[q(z)] / dim on training and on test images, Gaussian pixels ({count_seeds(grey)})."
+        f"log det Cov[q(z)] / dim on training and on test images, Gaussian pixels ({count_seeds(grey, 'n_train')})."
         if said
         else ""
     )
