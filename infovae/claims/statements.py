@@ -113,8 +113,10 @@ def together(**parts: Effects) -> Effects:
     return pd.concat(parts, names=["part"])
 
 
-def average(effects: Effects) -> Effects:
-    """Return each seed's mean over the conditions; NaN where one of them is NaN."""
+def average_over_sizes(effects: Effects) -> Effects:
+    """Return each seed's mean over the sizes of the training set, at least two; NaN where one of them is NaN."""
+    if effects.index.get_level_values("n_train").nunique() < 2:
+        raise KeyError("n_train")
     return effects.groupby("seed").agg(lambda group: group.mean(skipna=False))
 
 
@@ -203,13 +205,13 @@ def mmd_generalises(runs: pd.DataFrame) -> Effects:
 @variance("summary", "sharpness of reconstructions (0 to 1), MMD - VAE, average over sizes, binary pixels")
 def mmd_less_crisp(runs: pd.DataFrame) -> Effects:
     """InfoVAE's reconstructions are not as crisp as the VAE's, on the average over the sizes of the training set."""
-    return average(difference(*binary_mmd_and_vae(runs, "sharpness_reconstructions")))
+    return average_over_sizes(difference(*binary_mmd_and_vae(runs, "sharpness_reconstructions")))
 
 
 @variance("summary", "Fréchet distance of samples, MMD - VAE, average over sizes, binary pixels")
 def mmd_better_samples(runs: pd.DataFrame) -> Effects:
     """InfoVAE's samples are of better quality than the VAE's, on the average over the sizes of the training set."""
-    return average(difference(*binary_mmd_and_vae(runs, "frechet_distance")))
+    return average_over_sizes(difference(*binary_mmd_and_vae(runs, "frechet_distance")))
 
 
 def default_encoder(runs: pd.DataFrame) -> pd.DataFrame:

@@ -317,6 +317,12 @@ def test_the_reconstruction_of_a_batch_is_not_taken_for_a_likelihood() -> None:
     assert row["verdict"] == "reproduced" and math.isnan(row["at_half"])
 
 
+def test_an_average_over_sizes_is_not_of_one() -> None:
+    runs = HOLDS["variance_overestimation"]
+    assert judge(CLAIMS["mmd_better_samples"], runs)["verdict"] == "reproduced"
+    assert judge(CLAIMS["mmd_better_samples"], runs[runs["n_train"] == 500])["verdict"] == "not measured"
+
+
 def test_both_ways_of_binarising_are_conditions_of_their_own() -> None:
     runs = HOLDS["variance_overestimation"]
     binary = runs[runs["binarization"] == "dynamic"]
