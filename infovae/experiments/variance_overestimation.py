@@ -133,6 +133,7 @@ def plot_spread(runs: pd.DataFrame) -> Captioned:
             ax.set_xlabel(label("n_train"))
         if part == "train":
             ax.set_ylabel(KINDS[kind])
+    axes[0].set_xlim(sizes[0] / 1.3, sizes[-1] * 1.3)
     drawn.supylabel("log det Cov[q(z)] / dim", fontsize=10)
     plotting.legend(drawn, {"ours": {"marker": "o"}, "authors’ code": {"marker": "o", "mfc": "white", "ls": "--"}})
     return drawn.captioned(
