@@ -345,7 +345,7 @@ class LikelihoodEvaluation(Settings):
     n_annealed, n_temperatures : how many of the test images are annealed too, from prior to posterior in how many
         steps. Costs about 40 n_temperatures gradients of the decoder for each image: for cheap decoders.
     n_searched : how many of the test images are estimated again by fits that do not start from the encoder; 0 for none.
-        Costs about five times what the bound itself costs for these images.
+        Costs about ten times what the bound itself costs for these images.
     """
 
     revision: Literal[2] = 2
@@ -357,6 +357,10 @@ class LikelihoodEvaluation(Settings):
     n_annealed: Annotated[int, Field(strict=True, ge=0, le=10_000)] = 0
     n_temperatures: Annotated[int, Field(strict=True, ge=10, le=100_000)] = 300
     n_searched: Annotated[int, Field(strict=True, ge=0, le=10_000)] = 20
+
+    def fingerprint(self, *context: str) -> str:
+        """Return what identifies these settings; of a search also that both sides of it have as many draws."""
+        return super().fingerprint(*context, *(["equal draws"] if self.n_searched else []))
 
 
 Evaluation = LatentEvaluation | SampleEvaluation | SemiSupervisedEvaluation | PosteriorEvaluation | LikelihoodEvaluation

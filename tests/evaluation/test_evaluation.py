@@ -476,6 +476,14 @@ def test_search_elsewhere_is_reported_beside_the_bound(solvable: Solvable) -> No
     assert without["nll"] == metrics["nll"] and "nll_missed" not in without
 
 
+def test_more_draws_alone_are_not_taken_for_a_missed_mode(solvable: Solvable) -> None:
+    """A fit of one step is poor, so that five times as many draws tighten its bound by a nat where one mode is all."""
+    evaluation = LikelihoodEvaluation(n_images=20, n_draws=10, fit_steps=1, n_searched=20)
+    metrics, _ = evaluate(evaluation, static_run(), solvable.model, solvable.data, CPU)
+    assert metrics["nll"] - metrics["nll_searched"] > 0.5
+    assert metrics["nll_missed"] < metrics["nll_missed_std_error"]
+
+
 def test_codes_are_measured_where_there_is_float64() -> None:
     found = [measuring_device(torch.device(name)).type for name in ("cpu", "cuda", "mps")]
     assert found == ["cpu", "cuda", "cpu"]
