@@ -17,7 +17,7 @@ import click
 
 from infovae.config import PROJECT_ROOT, results_root
 from infovae.data.sources import dataset_name
-from infovae.refusals import ParameterError
+from infovae.refusals import ParameterError, shorten
 from infovae.runs.cluster import STOPPED
 
 POLITE_SECONDS = 6
@@ -144,8 +144,9 @@ def run(experiment: str, parameters: tuple[str, ...], profile: str | None) -> No
     values = work.parse_assignments(list(parameters))
     if profile:
         experiments = work.load_profile(profile)
-        if experiment in experiments:
-            values = {**experiments[experiment].model_dump(mode="json", exclude_unset=True), **values}
+        if experiment not in experiments:
+            raise ParameterError(f"profile {profile!r} has no {shorten(experiment)}; it has: {', '.join(experiments)}")
+        values = {**experiments[experiment].model_dump(mode="json", exclude_unset=True), **values}
     make_experiment(experiment, values)  # refuse before anything heavy is imported
     from infovae.publishing.tables import preview
 

@@ -125,7 +125,8 @@ class RunConfig(Settings):
         Weights of the InfoVAE objective (paper, eq. 6): (1 - alpha) on the rate KL(q(z|x)||p(z)), (lambda_ + alpha - 1)
         on the divergence D(q(z)||p(z)). Both weights must be non-negative.
     lambda_start : float or None
-        DEVIATION: when given, lambda_ rises geometrically from this value over the first `lambda_warmup` of the steps.
+        DEVIATION: when given (`mmd_annealed`), lambda_ rises geometrically from this value over the first
+        `lambda_warmup` of the steps.
     kernel, bandwidth : kernel of the MMD in the training loss, see `divergences.make_kernel`; Stein's is rbf with
         `stein_bandwidth`.
     n_prior_draws : draws of the prior that the MMD compares the codes of a batch with.
@@ -213,7 +214,8 @@ class RunConfig(Settings):
                 preset = {**preset, "alpha": 1 - beta, "lambda_": beta}
             if values.get("kernel", "rbf") not in ("rbf", None):  # the preset's bandwidth is that of its own kernel
                 preset = {name: value for name, value in preset.items() if name != "bandwidth"}
-            values = {**preset, **{name: value for name, value in values.items() if value is not None}}
+            named = ("alpha", "lambda_", "divergence")  # of others None is a value
+            values = {**preset, **{name: v for name, v in values.items() if v is not None or name not in named}}
         return values
 
     @model_validator(mode="after")
@@ -232,8 +234,9 @@ class RunConfig(Settings):
             raise ValueError(f"kernel {self.kernel!r} has no bandwidth: leave it out, got {self.bandwidth!r}")
         if self.lambda_start is not None and not 0 < self.lambda_start <= self.lambda_:
             raise ValueError(f"lambda_start must lie in (0, lambda_={self.lambda_:g}], got {self.lambda_start:g}")
-        if self.lambda_start is not None and self.lambda_start + self.alpha - 1 < 0:
-            raise ValueError(f"alpha + lambda_start - 1 must not be negative, got {self.lambda_start:g}")
+        if self.lambda_start is not None and divergence_weight(self.alpha, self.lambda_start) < 0:
+            given = f"got alpha={self.alpha:g}, lambda_start={self.lambda_start:g}"
+            raise ValueError(f"alpha + lambda_start - 1 must not be negative, {given}")
         if self.mmd_target is not None and (self.divergence != "mmd" or self.lambda_start is None):
             raise ValueError(f"mmd_target={self.mmd_target:g} needs divergence 'mmd' and a lambda_start to begin at")
         autoregressive = self.decoder in ("pixelcnn", "gated_pixelcnn")

@@ -21,6 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import SymmetricalLogLocator
 
 from infovae.claims.intervals import half_width
+from infovae.config import RunConfig
 from infovae.labels import OBJECTIVE_NAMES, as_markdown, label, objective_name
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ class Captioned(Figure):
             against = f"against {ax.get_xlabel()}" if ax.get_xlabel() else ""
             shown += [text] if (text := f"{words} {against}".strip()) else []
         entries = [text.get_text() for box in self.legends for text in box.get_texts()]
-        text = f"{count(shown, 'panel')}: {'; '.join(shown)}." + (f" Shown: {join(entries)}." if entries else "")
+        named = "; ".join(dict.fromkeys(shown))
+        text = f"{count(shown, 'panel')}: {named}." + (f" Shown: {join(entries)}." if entries else "")
         axes = any(ax.get_xlabel() or ax.get_ylabel() for ax in self.axes)
         return text if axes else f"{text} {self.caption}".strip()
 
@@ -324,10 +326,18 @@ def bold(runs: pd.DataFrame) -> str:
 
 def spread(runs: pd.DataFrame) -> str:
     """Say in a caption's words how the seeds are drawn."""
-    seeds = finished(runs)["seed"].unique()
-    many = len(seeds) >= SEEDS_FOR_INTERVAL
+    many = finished(runs)["seed"].nunique() >= SEEDS_FOR_INTERVAL
     bars = "; thin bars are 95 % intervals over seeds and may leave the frame" if many else ""
     return (
-        f"Small symbols are single runs ({count(seeds, 'seed')}), large ones their means, joined by lines, moved "
+        f"Small symbols are single runs ({count_seeds(runs)}), large ones their means, joined by lines, moved "
         f"sideways where they would hide one another{bars}."
     )
+
+
+def count_seeds(runs: pd.DataFrame) -> str:
+    """Return "1 seed", "3 seeds", or "1 to 3 seeds" where finished runs of other settings differ in their number."""
+    done = finished(runs)
+    settings = [name for name in RunConfig.model_fields if name in done and name != "seed"]
+    numbers = done.groupby(settings, dropna=False)["seed"].nunique() if len(done) else [0]
+    low, high = min(numbers), max(numbers)
+    return f"{'' if low == high else f'{low} to '}{high} seed{'' if high == 1 else 's'}"

@@ -64,19 +64,20 @@ class Training:
     def __init__(self, config: RunConfig, data: ImageData, device: torch.device) -> None:
         if device.type == "cpu":
             torch.set_num_threads(1)
-        torch.manual_seed(config.seed)
         self.config, self.device = config, device
         self.generator = torch.Generator(device).manual_seed(config.seed)
         images = training_images(config, data).to(device)
         self.own_generator = torch.Generator(device).manual_seed(config.seed + WATCH_SEED_OFFSET)
         validation = data.validation_images[:N_MEASURED].to(device)
         self.validation = observe(validation, config.binarization, self.own_generator)
-        self.model = build_model(config, (images.shape[1], images.shape[2])).to(device)
+        with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it is
+            torch.manual_seed(config.seed)
+            self.model = build_model(config, (images.shape[1], images.shape[2])).to(device)
+            self.divergence = make_divergence(config, device)
         if config.encoder_norm == "spread" and config.latent_dim:
             spread_means(self.model.encoder, observe(images[:N_VALIDATION], config.binarization, self.own_generator))
         self.forward: nn.Module = torch.compile(self.model) if compiles() else self.model  # type: ignore[assignment]
-        self.precision = choose_precision(config, device)
-        self.divergence, self.choose_lambda = make_divergence(config, device), make_lambda(config, device)
+        self.precision, self.choose_lambda = choose_precision(config, device), make_lambda(config, device)
         self.optimizer = make_optimizer(config, self.model)
         self.batches = Batches(images, config.batch_size, self.generator)
         self.step, self.seconds = 0, 0.0

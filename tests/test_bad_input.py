@@ -81,7 +81,9 @@ PARAMETERS = [
     # lists
     ("latent_usage", f"seeds={list(range(1001))}", "seeds: list should have at most 1000 items"),
     ("latent_usage", f"seeds={list(range(1000))} alphas={[i / 999 for i in range(999)]} receptive_radii=[4,5,6]",
-     "1000 seeds x 999 alphas .* make 2997000 runs, at most 10000 are allowed"),
+     "1000 seeds x 999 alphas .* make more than 10,000 runs: shorten a list"),
+    ("latent_usage", f"seeds={list(range(999))} alphas={[i / 20 for i in range(20)]}",
+     "these [0-9,]+ choices make more than 10,000 runs"),
     # combinations
     ("latent_usage", "dataset=digits n_train=1001", "n_train must be at most 1000 for digits, got 1001"),
     ("semi_supervised", "dataset=digits n_train=500 n_labels=25 n_unlabelled=50", "multiple of .* has 10, got 25"),

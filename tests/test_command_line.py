@@ -50,6 +50,11 @@ def test_nothing_is_written_beside_a_package_outside_its_repository(
     assert project_path("INFOVAE_STORE", ".infovae") == Path.cwd() / "kept"
 
 
+def test_profile_without_the_experiment_is_refused() -> None:
+    result = CliRunner().invoke(main, ["run", "log_likelihood", "--profile", "fashion"])
+    assert result.exit_code and "profile 'fashion' has no" in result.output and "divergence_comparison" in result.output
+
+
 def test_what_follows_from_a_profiles_data_set_is_left_to_follow_from_another(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, object]] = []
 

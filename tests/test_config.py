@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from infovae.config import OBJECTIVES, LatentEvaluation, RunConfig, SampleEvaluation, Settings
+from infovae.config import OBJECTIVES, LatentEvaluation, RunConfig, SampleEvaluation, Settings, divergence_weight
 from infovae.refusals import unknown_name
 
 WEIGHTS = {  # paper, section "Special cases": (1 - alpha, lambda_ + alpha - 1)
@@ -78,6 +78,18 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_refusals_say_what_is_allowed(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         RunConfig(**values)
+
+
+def test_none_overrides_a_preset() -> None:
+    assert RunConfig(objective="mmd_annealed").lambda_start == 1.0
+    assert RunConfig(objective="mmd_annealed", lambda_start=None).lambda_start is None
+    assert RunConfig(objective="bn_vae", mean_scale=None).mean_scale is None
+    assert RunConfig.model_validate({"objective": "mmd", "alpha": None}).alpha == 1.0
+
+
+def test_weight_of_the_start_is_rounded_as_that_of_the_end() -> None:
+    config = RunConfig(objective="mmd", alpha=-3.1, lambda_=100.0, lambda_start=4.1)
+    assert divergence_weight(config.alpha, 4.1) == 0
 
 
 @pytest.mark.parametrize("kernel", ["imq", "energy"])

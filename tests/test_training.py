@@ -41,6 +41,14 @@ def test_same_configuration_gives_the_same_bits(objective: str, digits: ImageDat
         assert torch.equal(a, b)
 
 
+def test_the_callers_random_state_is_left_alone(digits: ImageData) -> None:
+    torch.manual_seed(17)
+    expected = torch.rand(3)
+    torch.manual_seed(17)
+    train(tiny(objective="wasserstein"), digits, CPU)
+    assert torch.equal(torch.rand(3), expected)
+
+
 def test_another_seed_gives_another_model(digits: ImageData) -> None:
     first, second = (train(tiny(seed=seed), digits, CPU).history[-1]["nll"] for seed in (0, 1))
     assert first != second

@@ -114,10 +114,16 @@ def together(**parts: Effects) -> Effects:
 
 
 def average_over_sizes(effects: Effects) -> Effects:
-    """Return each seed's mean over the sizes of the training set, at least two; NaN where one of them is NaN."""
-    if effects.index.get_level_values("n_train").nunique() < 2:
+    """Return each seed's mean over the sizes of the training set, of the seeds that have all of them, at least two.
+
+    By the other conditions, too; NaN where an effect is.
+    """
+    others = [name for name in effects.index.names if name != "n_train"]
+    n_sizes = effects.index.get_level_values("n_train").nunique()
+    whole = effects[effects.groupby(others).transform("size") == n_sizes]
+    if n_sizes < 2 or whole.empty:
         raise KeyError("n_train")
-    return effects.groupby("seed").agg(lambda group: group.mean(skipna=False))
+    return whole.groupby(others).agg(lambda group: group.mean(skipna=False))
 
 
 def extreme(runs: pd.DataFrame, column: str, end: Literal["min", "max"]) -> pd.DataFrame:

@@ -11,7 +11,8 @@ The rule, for a statement about K conditions (a statement about an average has K
   is reproduced if every interval lies on the side where it holds.
 - A condition with a NaN effect or a single seed has p = 1. It can neither confirm nor refute.
 - A verdict is open if the least favourable condition's mean, as it is watched during training, changed its side of the
-  bound in the second half. What is watched are validation images, at half and at the end.
+  bound in the second half. What is watched are validation images, at half and at the end. They stand for test images;
+  a statement about training images is not watched.
 - So is a refutation that more training may undo: where the last doubling of the steps, or the one before, moved the
   effect towards the bound, and the faster of the two paces would take it across within the steps of the authors
   (`AUTHORS_STEPS`). In the last doubling the learning rate falls, and with it the pace.
@@ -232,7 +233,7 @@ def rewind(runs: pd.DataFrame, history: pd.DataFrame, fraction: float) -> pd.Dat
     near = history[(history["step"] - fraction * history["run_id"].map(runs.set_index("run_id")["steps"])).abs() <= 1]
     then = near.groupby("run_id").first()  # of each column the first number
     if "log_det_cov_per_dim" in then:
-        then = then.assign(**{f"log_det_cov_per_dim_{part}": then["log_det_cov_per_dim"] for part in ("train", "test")})
+        then = then.rename(columns={"log_det_cov_per_dim": "log_det_cov_per_dim_test"})
     kept = runs[[column for column in RUN_COLUMNS if column in runs]]
     return kept.join(then[[column for column in then if column not in kept]], on="run_id")
 

@@ -100,15 +100,15 @@ def _judge(
     def cross_entropy(c: Tensor, found: Tensor) -> float:
         return class_cross_entropy(c, class_distribution(found, classifier.n_classes), len(found))
 
-    values = (
-        cross_entropy(true, classify(classifier, generated)),
-        cross_entropy(true, labels[:n]),
-        cross_entropy(torch.full_like(true, 1 / len(true)), classify(classifier, means)),
-        frechet_distance(extract_features(classifier, generated), features),
-        frechet_distance(extract_features(classifier, validation), features),
-        (labels.cpu() == data.test_labels).double().mean().item(),
-    )
-    return dict(zip(CLASSIFIER_METRICS, values, strict=True))
+    uniform = torch.full_like(true, 1 / len(true))
+    return {
+        "class_cross_entropy": cross_entropy(true, classify(classifier, generated)),
+        "class_cross_entropy_real": cross_entropy(true, labels[:n]),
+        "class_cross_entropy_authors": cross_entropy(uniform, classify(classifier, means)),
+        "frechet_distance": frechet_distance(extract_features(classifier, generated), features),
+        "frechet_distance_real": frechet_distance(extract_features(classifier, validation), features),
+        "classifier_accuracy": (labels.cpu() == data.test_labels).double().mean().item(),
+    }
 
 
 def draw_pictures(config: RunConfig, model: Model, data: ImageData, device: torch.device) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ N_DRAWS = (1, 10, 100, 1000, 10_000)
 class LogLikelihood(ImageExperiment):
     """The models of the comparison in one latent dimension; `unconditional` is the control without a code.
 
-    DEVIATION: by default few test images and draws.
+    DEVIATION: the log-likelihood is bounded, by default, on few test images with few draws.
     """
 
     title = "Log-likelihood"
@@ -65,12 +65,14 @@ class LogLikelihood(ImageExperiment):
 def plot_bounds(runs: pd.DataFrame) -> Captioned:
     """Return the bounds on -log p(x) against the draws K, and the tightest of each objective beside the recalled table.
 
-    The control without a code, whose log p(x) is exact, is a dashed line for each run.
+    The control without a code, whose log p(x) is exact, is a dashed line for each run. Each seed has images of its own,
+    so a third panel has the difference from the control of the same seed, where there is one.
     """
     done = plotting.finished(runs, "nll")
     draws = sorted(int(name[4:]) for name in map(str, done) if re.fullmatch(r"nll_\d+", name))
     columns = [f"nll_{k}" for k in draws]
-    drawn, (by_draws, by_objective) = plotting.panels(2, 4.4, 3.4)
+    control = done[done["objective"] == "unconditional"].set_index("seed")["nll"]
+    drawn, (by_draws, by_objective, *paired) = plotting.panels(3 if len(control) else 2, 3.8, 3.2)
     recalled = authors.read("likelihood").replace("adversarial", "wasserstein").set_index("objective")["nll"]
     comparable = set(done["latent_dim"]) <= {0, 5} and set(done["dataset"]) <= {"mnist"}
     for place, (objective, group) in enumerate(plotting.by_objective(done)):
@@ -81,18 +83,20 @@ def plot_bounds(runs: pd.DataFrame) -> Captioned:
         else:
             by_draws.plot(draws, values.mean(0), color=color, lw=1.8)
             by_draws.plot(draws, values.T, color=color, lw=0.6, marker="o", ms=3, alpha=0.5)
-        plotting.draw_runs(
-            by_objective,
-            group.assign(place=place),
-            "place",
-            "nll",
-            objective_name(objective),
-            **plotting.look(objective),
-        )
+        excess = group.assign(place=place, excess=group["nll"] - group["seed"].map(control))
+        style: dict[str, Any] = {"name": objective_name(objective), **plotting.look(objective)}
+        plotting.draw_runs(by_objective, excess, "place", "nll", **style)
+        for ax in paired if objective != "unconditional" else ():
+            plotting.draw_runs(ax, excess, "place", "excess", **style)
         if comparable and objective in recalled:
             by_objective.plot(place, recalled[objective], "D", mfc="none", mec="0.4", ms=7)
     names = [objective_name(name) for name, _ in plotting.by_objective(done)]
-    by_objective.set_xticks(range(len(names)), names, rotation=20)
+    by_objective.set_xticks(range(len(names)), names, rotation=30)
+    for ax in paired:
+        with_code = [name for name in names if name != objective_name("unconditional")]
+        ax.set_xticks(range(len(with_code)), with_code, rotation=30)
+        ax.set_title("less that of no code, by seed")
+        plotting.ideal(ax, 0, "as good as no code", right=True)
     by_draws.set(xscale="log", xlabel="draws K of the fitted proposal", ylabel="bound on −log p(x), nats")
     by_draws.set_xticks(draws, [f"{k:,}" for k in draws])
     by_draws.minorticks_off()
@@ -103,7 +107,8 @@ def plot_bounds(runs: pd.DataFrame) -> Captioned:
     return drawn.captioned(
         done,
         "Lower is better. Each bound falls towards the truth as K grows: where a line still falls at its end, the "
-        f"truth is lower. {plotting.spread(runs)} Dashed: a PixelCNN without a code, whose log p(x) is exact.",
+        f"truth is lower. {plotting.spread(runs)} Dashed: a PixelCNN without a code, whose log p(x) is exact. Right: "
+        "below 0 a code is worth something.",
     )
 
 

@@ -68,6 +68,19 @@ class Tuning(Experiment):
         means = losses.mean()[losses.count() == len(self.objectives) * len(self.seeds)]
         return float(means.idxmin()) if len(means) else float("nan")
 
+    def explain_choice(self, runs: pd.DataFrame) -> str:
+        """Return in words what is chosen, and among how many settings all of whose runs are finished."""
+        finished = charged_loss(runs)
+        n_sizes = size_in_words(finished[finished["learning_rate"] == self.learning_rate]).nunique()
+        rates = finished.groupby("learning_rate")["objective"].nunique()
+        n_rates = (rates >= len(self.objectives)).sum()
+        return (
+            f"decoder: {self.choose_size(runs)}; {n_sizes} of {len(self.sizes)} sizes were run, and at most "
+            f"{self.seconds_at_most:g} s of training are allowed\n"
+            f"learning rate: {self.choose_learning_rate(runs):g}; {n_rates} of {len(self.learning_rates)} were run "
+            "with every objective"
+        )
+
 
 def charged_loss(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the finished runs with `loss`: reconstruction plus (1 - alpha) of the rate, nats per validation image."""
@@ -91,12 +104,12 @@ def plot_tuning(runs: pd.DataFrame, learning_rate: float) -> Captioned:
     for words, group in by_size_of.groupby(size_in_words(by_size_of)) if len(done) else []:
         for objective, part in plotting.by_objective(group):
             by_size.plot(part["train_seconds"], part["loss"], ls="", ms=5, **plotting.look(objective))
-        at = (group["train_seconds"].iloc[0], group["loss"].iloc[0])
-        by_size.annotate(str(words), at, (4, 4), textcoords="offset points", fontsize=7)
+            at = (part["train_seconds"].mean(), part["loss"].max())
+            by_size.annotate(str(words), at, (0, 5), textcoords="offset points", fontsize=7, ha="center")
     usual = done[size_in_words(done) == size_in_words(done).iloc[-1]] if len(done) else done
     plotting.draw_objectives(by_rate, usual, "learning_rate", "loss")
     by_size.set(xlabel=label("train_seconds"), ylabel="loss on validation images, nats", title="size of the decoder")
-    by_size.margins(0.25)
+    by_size.margins(0.4, 0.2)
     by_rate.set(xlabel=label("learning_rate"), title="learning rate")
     plotting.legend(drawn)
     return drawn.captioned(

@@ -13,6 +13,7 @@ from pydantic import Field
 from infovae import plotting
 from infovae.claims import authors
 from infovae.config import (
+    EMPTY_CODE,
     PIXELS,
     Alpha,
     Count,
@@ -166,8 +167,12 @@ def plot_densities(runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarray]
     """
     parts = {"training": "density_train", "test": "density_test"}
     found = {words: plotting.select_arrays(runs, arrays, key) for words, key in parts.items()}
+    held = plotting.finished(runs, "mutual_information").groupby("objective")["mutual_information"].first()
+    empty = set(held.index[held < EMPTY_CODE])
     titles = {
-        f"{objective_name(name)}, {words}": density for words, part in found.items() for name, density in part.items()
+        f"{objective_name(name)}, {words}{': empty code' if name in empty else ''}": density
+        for words, part in found.items()
+        for name, density in part.items()
     }
     drawn, axes = plotting.panels(len(titles), 2.5, 2.5, max(1, len(titles) // 2), sharex=True, sharey=True)
     levels = np.array([0.01, 0.02, 0.04, 0.08, 0.12, 0.16, 0.24, 0.32])
@@ -184,8 +189,9 @@ def plot_densities(runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarray]
             drawn.colorbar(filled, ax=axes, label="density of q(z)", fraction=0.02, ticks=levels)
     return drawn.captioned(
         titles,
-        "A match would fill each circle with its own colour. Holes within the circles are places that samples come "
-        "from and no image was coded into; bright spots are packed more densely than under the prior. First seed.",
+        "A match would fill each circle with its own colour, and so does an empty code. Holes within the circles are "
+        "places that samples come from and no image was coded into; bright spots are packed more densely than under "
+        "the prior. First seed.",
     )
 
 

@@ -73,7 +73,7 @@ def make_lambda(config: RunConfig, device: torch.device) -> ChooseLambda:
 class AdaptiveLambda(nn.Module):
     """Steers lambda_ so that the squared MMD of a batch, a V-statistic, stays at `mmd_target` times its null level.
 
-    DEVIATION: here lambda_ follows the MMD that training reaches; the paper's is constant.
+    DEVIATION: with `mmd_target` lambda_ follows the MMD that training reaches; the paper's is constant.
 
     After each step log lambda_ grows by
 

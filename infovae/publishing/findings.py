@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from infovae.claims import authors
-from infovae.claims.intervals import half_width
 from infovae.config import EMPTY_CODE, OBJECTIVES, RunConfig
 from infovae.experiments import HEADLINE_DIM
+from infovae.experiments.variance_overestimation import KINDS
 from infovae.labels import as_markdown, objective_name
-from infovae.plotting import SEEDS_FOR_INTERVAL, by_objective, finished, join
+from infovae.plotting import SEEDS_FOR_INTERVAL, by_objective, count_seeds, finished, join
 from infovae.publishing.report import Published
 from infovae.publishing.tables import AT_CAP, format_number
+from infovae.publishing.ways import against_mmd, batch_statistics, nearest_to_prior
+from infovae.publishing.wording import say, say_dimensions, say_information, say_interval, say_match
 
 Variants = Mapping[str, Mapping[str, Any]]
 """Words for each variant -> the fields that tell it from the others, and their values."""
@@ -60,98 +61,59 @@ def match(runs: pd.DataFrame, variants: Variants) -> dict[str, pd.DataFrame]:
     return {words: runs[chosen & common] for words, chosen in found.items()} if common.any() else {}
 
 
-def say(values: pd.Series) -> str:
-    """Return the mean of the runs, with the least and the largest where they differ."""
-    mean, low, high = (format_number(value) for value in (values.mean(skipna=False), values.min(), values.max()))
-    return mean if low == high else f"{mean} ({low} to {high})"
-
-
-def say_information(values: pd.Series) -> str:
-    """Return I(x;z) with its unit, and whether all the codes are empty."""
-    return f"{say(values)} nats" + (" (empty)" if (values < EMPTY_CODE).all() else "")
-
-
-def say_match(runs: pd.DataFrame) -> str:
-    """Return I(x;z), squared MMD and log det of some runs."""
-    squared_mmd, log_det = say(runs["squared_mmd"]), say(runs["log_det_cov_per_dim_test"])
-    return f"I(x;z) {say_information(runs['mutual_information'])}; squared MMD {squared_mmd}; log det / dim {log_det}"
-
-
-def count_seeds(runs: pd.DataFrame, *conditions: str) -> str:
-    """Return "1 seed", "3 seeds", or "1 to 3 seeds" where objectives, or further conditions, differ in their number."""
-    numbers = runs.groupby(["objective", *conditions])["seed"].nunique()
-    low, high = numbers.min(), numbers.max()
-    return f"{high} seed{'s' if high != 1 else ''}" if low == high else f"{low} to {high} seeds"
-
-
-def say_interval(values: pd.Series) -> str:
-    """Return the mean of one value per seed with its 95 % interval."""
-    mean, half = values.mean(), half_width(values)
-    return f"{format_number(mean)} ({format_number(mean - half)} to {format_number(mean + half)})"
-
-
-WAYS = {
-    "On grey training images, each batch normalised by itself, as the authors measure": "squared_mmd_authors",
-    "On grey training images with the running statistics": "squared_mmd_grey",
-}
-
-
-def nearest_to_prior(runs: pd.DataFrame) -> str:
-    """Which divergence comes nearest to the prior."""
-    found = {name: group for name, group in by_objective(runs) if not group["squared_mmd"].isna().any()}
-    used = [name for name, group in found.items() if (group["mutual_information"] >= EMPTY_CODE).all()]
-    if not used:
-        return ""
-
-    def ordered(column: str, words: Callable[[pd.Series], str]) -> str:
-        nearest_first = sorted(used, key=lambda name: abs(found[name][column].mean()))
-        return join(f"{objective_name(name)} {words(found[name][column])}" for name in nearest_first)
-
-    others = [objective_name(name) for name in found if name not in used]
-    dim, listed = runs["latent_dim"].iloc[0], ordered("squared_mmd", say)
-    text = f"By squared MMD on test images, in {dim:g} dimensions ({count_seeds(runs)}), nearest first: {listed}."
-    text += f" Left out, since the code is empty in one seed or more: {join(others)}." if others else ""
-    for way, column in WAYS.items():
-        if column in runs and not runs[column].isna().any():
-            text += f" {way}: {ordered(column, lambda values: format_number(values.mean()))}."
-    return text
-
-
-def against_mmd(runs: pd.DataFrame) -> str:
-    """How sure that order is."""
-    by_seed = {name: np.log(g.set_index("seed")["squared_mmd"].abs()) for name, g in by_objective(runs)}
-    parts = []
-    for name, other in by_seed.items():
-        pairs = (by_seed["mmd"] - other).dropna() if name != "mmd" and "mmd" in by_seed else other[:0]
-        if (
-            len(pairs) >= SEEDS_FOR_INTERVAL
-            and (runs.loc[runs["objective"] == name, "mutual_information"] >= EMPTY_CODE).all()
-        ):
-            mean, half = pairs.mean(), half_width(pairs)
-            low, middle, high = (format_number(np.exp(x)) for x in (mean - half, mean, mean + half))
-            parts.append(f"{middle} times that of {objective_name(name)} ({low} to {high})")
-    listed = join(parts)
-    return (
-        f"Paired by seed, MMD’s squared MMD on test images is {listed}; 95 % intervals, each by itself."
-        if parts
-        else ""
-    )
-
-
 def sample_quality(runs: pd.DataFrame) -> str:
     """What a used code is worth in samples."""
     columns = ["frechet_distance", "frechet_distance_real", "class_cross_entropy"]
     known = finished(runs, *columns).dropna(subset=columns)
-    parts = []
+    parts, by_seed, empty = [], {}, []
     for name, group in by_objective(known):
-        empty = ", empty code" if (group["mutual_information"] < EMPTY_CODE).all() else ""
+        by_seed[name] = group.set_index("seed")["frechet_distance"]
+        if (group["mutual_information"] < EMPTY_CODE).all():
+            empty.append(name)
+        words = ", empty code" if name in empty else ""
         distance, entropy = say(group["frechet_distance"]), say(group["class_cross_entropy"])
-        parts.append(f"{objective_name(name)} {distance} and {entropy}{empty}")
-    real = format_number(known["frechet_distance_real"].mean())
+        parts.append(f"{objective_name(name)} {distance} and {entropy}{words}")
+    if not parts:
+        return ""
+    text = (
+        f"Fréchet distance and class cross-entropy of samples, in {say_dimensions(known)}: {'; '.join(parts)}. Real "
+        f"test images have a distance of {format_number(known['frechet_distance_real'].mean())}."
+    )
+    pairs = {
+        name: (by_seed[name] - by_seed[empty[0]]).dropna() for name in by_seed if len(empty) == 1 and name not in empty
+    }
+    gains = [f"{objective_name(n)} {say_interval(d)}" for n, d in pairs.items() if len(d) >= SEEDS_FOR_INTERVAL]
+    if gains:
+        text += f" Fréchet distance less that of the empty code, with 95 % intervals over seeds: {'; '.join(gains)}."
+    return text
+
+
+def classes_in_code(runs: pd.DataFrame) -> str:
+    """What the code knows of the classes."""
+    columns = ["svm_error_sampled", "svm_error"]
+    known = finished(runs, *columns).dropna(subset=columns)
+    mean = {name: [100 * group[column].mean() for column in columns] for name, group in by_objective(known)}
+    listed = [
+        f"{objective_name(n)} {mean[n][0]:.1f} ({mean[n][1]:.1f})" for n in sorted(mean, key=lambda n: mean[n][0])
+    ]
     return (
-        f"Fréchet distance and class cross-entropy of samples ({count_seeds(known)}): {'; '.join(parts)}. Real test "
-        f"images have a distance of {real}."
-        if parts
+        f"Error in % of a support vector machine with few labels, on a draw of z, in brackets on E[z|x], in "
+        f"{say_dimensions(known)}, least first: {join(listed)}."
+        if listed
+        else ""
+    )
+
+
+def worth_of_code(runs: pd.DataFrame) -> str:
+    """What a code is worth in likelihood."""
+    by_seed = {name: group.set_index("seed")["nll"] for name, group in by_objective(finished(runs, "nll"))}
+    control = by_seed.pop("unconditional", pd.Series(dtype=float))
+    pairs = {name: (nll - control).dropna() for name, nll in by_seed.items()}
+    said = [f"{objective_name(n)} {say_interval(d)}" for n, d in pairs.items() if len(d) >= SEEDS_FOR_INTERVAL]
+    return (
+        "Bound on −log p(x) less that of a PixelCNN without a code, in nats, with 95 % intervals over seeds; below 0 "
+        f"the model with a code is better: {'; '.join(said)}."
+        if said
         else ""
     )
 
@@ -185,21 +147,19 @@ def _nats_at_lowest_floor(runs: pd.DataFrame) -> str:
 def spread_of_codes(runs: pd.DataFrame) -> str:
     """How far the codes spread where images are few."""
     parts = [f"log_det_cov_per_dim_{part}" for part in ("train", "test")]
-    grey = finished(runs, *parts).query("binarization == 'none'").dropna(subset=parts)
-    theirs, said = authors.runs("variance_overestimation"), []
+    done, theirs = finished(runs, *parts).dropna(subset=parts), authors.runs("variance_overestimation")
     assert theirs is not None
-    for objective, group in by_objective(grey):
-        at = []
-        for keys, same in group.groupby(["latent_dim", "n_train"]):
-            known = theirs[(theirs[["objective", "latent_dim", "n_train"]] == [objective, *keys]).all(axis=1)]
-            beside = f" (authors’ code {' and '.join(say(known[p]) for p in parts)})" if len(known) else ""
-            at.append(f"{' and '.join(format_number(same[p].mean()) for p in parts)} at {keys[1]:,} images{beside}")
-        said.append(f"{objective_name(objective)}: {'; '.join(at)}")
-    where = (
-        f"log det Cov[q(z)] / dim on training and on test images, Gaussian pixels ({count_seeds(grey, 'n_train')})."
-        if said
-        else ""
-    )
+    said = []
+    for kind, of_kind in done.groupby("binarization", sort=False):
+        for objective, group in by_objective(of_kind):
+            at = []
+            for keys, same in group.groupby(["latent_dim", "n_train"]):
+                key = [objective, *keys, kind]
+                known = theirs[(theirs[["objective", "latent_dim", "n_train", "binarization"]] == key).all(axis=1)]
+                beside = f" (authors’ code {' and '.join(say(known[p]) for p in parts)})" if len(known) else ""
+                at.append(f"{' and '.join(format_number(same[p].mean()) for p in parts)} at {keys[1]:,} images{beside}")
+            said.append(f"{objective_name(objective)}, {KINDS[str(kind)]}: {'; '.join(dict.fromkeys([at[0], at[-1]]))}")
+    where = f"log det Cov[q(z)] / dim on training and on test images ({count_seeds(done)})."
     return f"{where} {'. '.join(said)}." if said else ""
 
 
@@ -213,23 +173,7 @@ def code_used(runs: pd.DataFrame) -> str:
     if not said:
         return ""
     parts = [*below, *([f"{join(full)} {format_number(cap)} nats or more, the cap of the estimate"] if full else [])]
-    return f"I(x;z) on test images ({count_seeds(runs)}): {'; '.join(parts)}."
-
-
-def batch_statistics(runs: pd.DataFrame) -> str:
-    """Whose statistics normalise the codes that are measured."""
-    columns = ["squared_mmd", "squared_mmd_grey", "squared_mmd_authors"]
-    known = finished(runs, *columns).dropna(subset=columns)
-    known = known[(known["objective"] == "mmd") & (known["encoder_norm"] == "batch")]
-    if known.empty:
-        return ""
-    ours, running, batch = (say(known[column]) for column in columns)
-    return (
-        "Models are trained on binarised images, each pixel drawn as 0 or 1. The authors’ code measures on grey ones, "
-        "and its batch normalisation has no evaluation mode: 100 images at a time are normalised by their own "
-        f"statistics. MMD’s squared MMD ({count_seeds(known)}) is {batch} on grey images so normalised, {running} on "
-        f"the same images with the running statistics of training, and {ours} on binarised test images with these."
-    )
+    return f"I(x;z) on test images, in {say_dimensions(runs)}: {'; '.join(parts)}."
 
 
 def encoder_start(runs: pd.DataFrame) -> str:
@@ -285,7 +229,7 @@ def gamma(runs: pd.DataFrame) -> str:
     return (
         "The authors’ code chooses the width of the support vector machine by its accuracy on the test images. On the "
         f"same draws its error rises by {say(gain)} percentage points where the width is chosen on the labelled images "
-        f"alone ({len(both)} models whose code is not empty)."
+        f"alone ({len(both)} models in {both['latent_dim'].max():g} dimensions whose code is not empty)."
     )
 
 
@@ -343,6 +287,8 @@ FINDINGS: dict[str, tuple[Callable[[pd.DataFrame], str], ...]] = {
     "comparison": (code_used, nearest_to_prior, against_mmd, batch_statistics, sample_quality),
     "toy": (toy_posterior,),
     "variance": (spread_of_codes,),
+    "labels": (classes_in_code,),
+    "likelihood": (worth_of_code,),
     "all": (encoder_start, averaged_rate, kernel, gamma, adversary_weight, length, place),
 }
 """Functions of the runs of the comparison, of the toy, ..., or of all, a sentence each; docstrings are their titles."""
@@ -351,7 +297,8 @@ FINDINGS: dict[str, tuple[Callable[[pd.DataFrame], str], ...]] = {
 def list_findings(published: Mapping[str, Published]) -> str:
     """Return the findings in Markdown, and a line with those that there are no runs for."""
     runs = {"comparison": pool(published, "divergence_comparison"), "all": pool(published)}
-    named = {"toy": "amortized_inference", "variance": "variance_overestimation"}
+    runs["labels"] = pool(published, "semi_supervised")
+    named = {"toy": "amortized_inference", "variance": "variance_overestimation", "likelihood": "log_likelihood"}
     runs |= {kind: published[name].runs for kind, name in named.items() if name in published}
     said = {
         str(finding.__doc__).strip("."): finding(runs[kind]) if len(runs.get(kind, ())) else ""
@@ -363,23 +310,3 @@ def list_findings(published: Mapping[str, Published]) -> str:
     if left_out:
         lines.append(f"- Left out, since no runs for it are published here: *{'*, *'.join(left_out)}*.")
     return "\n".join(lines)
-
-
-def compare_ways(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return, a row per objective, what is measured soundly beside the same measured the authors' way."""
-    pairs = {
-        "squared MMD": ("squared_mmd", "squared_mmd_authors", 1.0),
-        "log det Cov[q(z)] / dim": ("log_det_cov_per_dim_test", "log_det_cov_per_dim_authors", 1.0),
-        "class cross-entropy, nats": ("class_cross_entropy", "class_cross_entropy_authors", 1.0),
-        "SVM error on a draw of z, %": ("svm_error_rbf_sampled", "svm_error_authors", 100.0),
-    }
-    runs = finished(runs, "log_det_cov_total_authors")
-    runs = runs.assign(log_det_cov_per_dim_authors=runs["log_det_cov_total_authors"] / runs["latent_dim"])
-    rows = []
-    for objective, group in by_objective(runs):
-        row = {"objective": objective, "seeds": str(group["seed"].nunique())}
-        for words, (ours, theirs, factor) in pairs.items():
-            for column, way in ((ours, "ours"), (theirs, "authors’ way")):
-                row[f"{words}: {way}"] = format_number(factor * group[column].mean()) if column in group else "–"
-        rows.append(row)
-    return pd.DataFrame(rows)

@@ -17,7 +17,7 @@ import pandas as pd
 from IPython.display import Image, Markdown, display
 
 from infovae.claims.intervals import LEVEL
-from infovae.config import PROJECT_ROOT
+from infovae.config import OBJECTIVES, PROJECT_ROOT
 from infovae.experiments import MODULES, Experiment, make_experiment
 from infovae.labels import as_markdown, label, objective_name
 from infovae.plotting import Captioned, count, display_width, finished
@@ -137,9 +137,7 @@ def summarize(claims: pd.DataFrame) -> str:
     decided = claims[claims["verdict"].isin(["reproduced", "not reproduced"])]
     if len(decided):
         n_sure = int((decided["p_ledger"] < LEVEL).sum())
-        text += (
-            f" {n_sure} of the {len(decided)} that are decided also are when p-values are adjusted for all statements."
-        )
+        text += f" {n_sure} of the {len(decided)} verdicts survive Holm’s correction over all statements."
     refuted = claims.loc[claims["verdict"] == "not reproduced", "statement"]
     return "\n- ".join([as_markdown(text) + (" Not reproduced:\n" if len(refuted) else ""), *map(as_markdown, refuted)])
 
@@ -194,7 +192,8 @@ def describe_budget(experiment: Experiment, runs: pd.DataFrame) -> str:
     size, done = experiment.batch_size, finished(runs, "train_seconds")
     seconds = done["train_seconds"].sum()
     sizes = sorted(set(runs["n_train"]))
-    epochs = [f"{experiment.steps * experiment.batch_size / n:.3g}" for n in sizes]
+    n_epochs = [experiment.steps * experiment.batch_size / n for n in sizes]
+    epochs = [f"{n:,.0f}" if n >= 10 else f"{n:.2g}" for n in n_epochs]
     n_runs = f"{len(runs)}" if len(done) == len(runs) else f"{len(done)} of {len(runs)}"
     return (
         f"{n_runs} runs on {experiment.dataset}, {count(experiment.seeds, 'seed')}, "
@@ -296,6 +295,39 @@ def describe_missing(
     if names := ", ".join(others):
         lines.append(f"No results of these profiles are published: {names}.")
     return "\n".join(f"- {as_markdown(line)}" for line in lines) or "Every run of this profile has a result."
+
+
+def compare_settings(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return what decides the comparison under a PixelCNN, ours beside the authors' code; `runs` are its models."""
+    done = finished(runs)
+    row = (done if len(done) else runs).iloc[0]
+    width, falls = int(row["encoder_width"]), " falling to 0 in the second half" if row["learning_rate_decay"] else ""
+    critic, weight = (
+        f"critic {row['critic_learning_rate']:g}",
+        {n: OBJECTIVES[n]["lambda_"] for n in OBJECTIVES if n != "averaged_elbo"},
+    )
+    beside = {
+        "encoder": (
+            f"conv {width}, {2 * width}, dense {8 * width}, norm: {row['encoder_norm']}",
+            "conv 64, 128, dense 512, norm: batch",
+        ),
+        "decoder": (
+            f"{row['decoder']}, {row['pixelcnn_layers']:g} layers of {row['pixelcnn_channels']:g} maps, sees "
+            f"{row['receptive_radius']:g} pixels far",
+            "gated residual PixelCNN, 12 layers of 32 maps, sees 14 pixels far",
+        ),
+        "training": (
+            f"{row['steps']:,} steps of {row['batch_size']} images, {row['optimizer']}, "
+            f"{row['learning_rate']:g}{falls}, {row['precision']}",
+            "40,000 steps or more of 100 images, RMSProp, 0.001, gradients clipped to [−1, 1], float32",
+        ),
+        "MMD": (f"λ = {weight['mmd']:g}, kernel exp(−d²/(2 dim))", "the same, on a loss averaged over 784 pixels"),
+        "Stein": (f"λ = {weight['stein']:g}, kernel exp(−d²/(2 dim))", "the same, on a sum over the batch"),
+        "Wasserstein": (f"λ = {weight['wasserstein']:g}, {critic}", "λ = 784, critic 2e-05"),
+        "Jensen": (f"λ = {weight['jensen']:g}, {critic}", "–"),
+        "VAE": ("the ELBO", "what it calls ELBO is a β-VAE, β = 784/dim"),
+    }
+    return pd.DataFrame([(name, *both) for name, both in beside.items()], columns=["", "ours", "authors’ code"])
 
 
 def list_deviations() -> list[tuple[str, str]]:

@@ -127,7 +127,8 @@ def format_number(value: float) -> str:
 
 _LATEX = {
     "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "±": r"$\pm$", "−": "$-$", "–": "--", "|": "$|$",
-    "‖": r"$\|$", "~": r"$\sim$", "λ": r"$\lambda$", "α": r"$\alpha$", "β": r"$\beta$", "\\": r"\textbackslash{}",
+    "‖": r"$\|$", "~": r"$\sim$", "λ": r"$\lambda$", "α": r"$\alpha$", "β": r"$\beta$", "χ": r"$\chi$", "²": "$^2$",
+    "≥": r"$\ge$", "’": "'", "“": "``", "”": "''", "\\": r"\textbackslash{}",
 }  # fmt: skip
 
 

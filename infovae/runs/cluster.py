@@ -374,7 +374,7 @@ def _require_scheduler(address: str) -> None:
 
 
 def count_workers() -> int:
-    """Return INFOVAE_WORKERS, else the number of GPUs, else of cores that this process may use."""
+    """Return INFOVAE_WORKERS, else the number of GPUs that INFOVAE_DEVICE leaves, else of cores for this process."""
     wanted = os.environ.get("INFOVAE_WORKERS", "")
     if wanted:
         if not (wanted.isdecimal() and len(wanted) <= 4 and 1 <= int(wanted) <= 1024):
@@ -383,8 +383,12 @@ def count_workers() -> int:
     if os.environ.get("INFOVAE_DEVICE", "") != "cpu":
         import torch
 
-        if torch.cuda.is_available():
-            return torch.cuda.device_count()
+        from infovae.training import choose_device
+
+        device = choose_device()
+        if device.type != "cpu":
+            named = ":" in os.environ.get("INFOVAE_DEVICE", "")  # one of several
+            return torch.cuda.device_count() if device.type == "cuda" and not named else 1
     from dask.system import cpu_count
 
     return cpu_count()  # of a container with a quota, its share

@@ -85,6 +85,11 @@ class Store:
             if older.name < path.name:  # of another process that trains the same run, and is farther, it stays
                 older.unlink(missing_ok=True)
 
+    def drop_checkpoint(self, run_id: str, state_sha256: str) -> None:
+        """Remove a state that no run can go on from: it would be found again before those of fewer steps."""
+        for path in self._run(run_id).glob(f"checkpoint-*-{state_sha256[:16]}.safetensors"):
+            path.unlink(missing_ok=True)
+
     def load_checkpoint(self, run_id: str) -> bytes | None:
         """Return the latest state of a run in progress, None if there is none that is whole."""
         for path in sorted(self._run(run_id).glob("checkpoint-*.safetensors"), reverse=True):
@@ -118,7 +123,8 @@ class Store:
     def save_evaluation(self, run_id: str, evaluation: Evaluation, metrics: dict[str, Any], arrays: Arrays) -> None:
         """Keep the numbers of one evaluation of a finished run and, at half precision, its arrays."""
         run = self.load_run(run_id)
-        assert run, f"run {run_id} is not there: it cannot have been evaluated"
+        if run is None:
+            raise StoreError(f"{self._run(run_id)} was deleted while it was in use: run it again")
         name, content = _name(evaluation), pack(arrays)
         path = self._run(run_id) / f"{name}.json"
         write_atomically(path.with_suffix(".npz"), content)
@@ -165,6 +171,8 @@ class Store:
             write_atomically(folder / "weights" / f"{run_id}.safetensors", model)
         elif (before := read_record(path, f"{run_id}/published")) and before["weights_sha256"] == run["weights_sha256"]:
             record |= {name: before[name] for name in ("published_weights_sha256",) if name in before}
+        else:  # those of another training
+            (folder / "weights" / f"{run_id}.safetensors").unlink(missing_ok=True)
         write_atomically(path.with_suffix(".npz"), content)
         write_atomically(path, _seal(record, f"{run_id}/published"))
         return True

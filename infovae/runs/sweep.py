@@ -116,11 +116,11 @@ def _lacking(identity: str, task: Task, store: Store) -> tuple[bytes | None, lis
 
 
 def _run_job(
-    identity: str, task: Task, store: Store, needs: dict[Evaluation, str], trains: bool, n_evaluations: int
+    identity: str, task: Task, store: Store, needs: dict[Evaluation, str], lacks_weights: bool, n_evaluations: int
 ) -> Job:
     config = task.config
     per_image = seconds_per_image(config)
-    training = per_image * config.steps * config.batch_size if trains and isinstance(config, RunConfig) else 0.0
+    training = per_image * config.steps * config.batch_size if lacks_weights and isinstance(config, RunConfig) else 0.0
     seconds = training + per_image * EVALUATION_IMAGES * n_evaluations
 
     def prepare() -> dict[str, Any]:
@@ -158,6 +158,8 @@ def _keep(
     for name, parcel in parcels.items():
         if name == "checkpoint":
             store.save_checkpoint(identity, *parcel)
+        elif name == "unusable":
+            store.drop_checkpoint(identity, parcel)
         elif name == "run":
             store.save_run(identity, config, *parcel)
         elif isinstance(parcel, str):

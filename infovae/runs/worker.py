@@ -6,6 +6,7 @@ evaluation, waits here as a parcel until the driver, told by an event, takes it:
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import threading
@@ -27,8 +28,8 @@ TOPIC = "infovae"
 """Of the events that say how far a job is, and that it has a parcel."""
 
 Parcels = dict[str | Evaluation, Any]
-"""What a job has made: `checkpoint` (steps, state), `run` (weights and record of a model or a classifier) and, of each
-evaluation, metrics and arrays, or the reason why it failed."""
+"""What a job has made: `checkpoint` (steps, state), `unusable` (SHA-256 of a state that it could not go on from), `run`
+(weights and record of a model or a classifier) and, of each evaluation, metrics and arrays, or why it failed."""
 
 _parcels: dict[str, Parcels] = {}
 _lock = threading.Lock()
@@ -84,7 +85,7 @@ def train(
 
     if isinstance(config, PixelConfig):
         return save({}), {"history": [], "train_seconds": 0.0, "precision": "float32"}
-    run = _begin(config, data, state)
+    run = _begin(job, config, data, state)
     kept, stride = time.monotonic(), 1
     while run.step < config.steps:
         start = time.monotonic()
@@ -100,7 +101,7 @@ def train(
     return save(weights), {"history": run.history, "train_seconds": run.seconds, "precision": run.precision}
 
 
-def _begin(config: RunConfig, data: ImageData, state: bytes | None) -> Training:
+def _begin(job: str, config: RunConfig, data: ImageData, state: bytes | None) -> Training:
     from infovae.runs import checkpoint
     from infovae.training import Training
 
@@ -110,6 +111,7 @@ def _begin(config: RunConfig, data: ImageData, state: bytes | None) -> Training:
             checkpoint.restore(run, state)
         except checkpoint.CheckpointError as error:
             log.warning("a checkpoint cannot be gone on from (%s): training from the beginning", error)
+            _post(job, "unusable", hashlib.sha256(state).hexdigest())
             run = Training(config, data, _worker_device())
     return run
 

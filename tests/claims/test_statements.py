@@ -303,7 +303,7 @@ def test_what_is_watched_on_validation_images_need_not_agree_with_training_image
     )
     row = judge(claim, runs, steady)
     assert row["verdict"] == judge(claim, runs)["verdict"] == "reproduced"
-    assert row["at_half"] == row["at_end"] == pytest.approx(0.28)
+    assert math.isnan(row["at_half"]), "a statement about training images is not watched on others"
 
 
 def test_the_reconstruction_of_a_batch_is_not_taken_for_a_likelihood() -> None:
@@ -321,6 +321,8 @@ def test_an_average_over_sizes_is_not_of_one() -> None:
     runs = HOLDS["variance_overestimation"]
     assert judge(CLAIMS["mmd_better_samples"], runs)["verdict"] == "reproduced"
     assert judge(CLAIMS["mmd_better_samples"], runs[runs["n_train"] == 500])["verdict"] == "not measured"
+    partly = runs[(runs["n_train"] == 500) | (runs["seed"] > 0)]  # a seed with one of the sizes has no average
+    assert judge(CLAIMS["mmd_better_samples"], partly)["n_seeds"] == runs["seed"].nunique() - 1
 
 
 def test_both_ways_of_binarising_are_conditions_of_their_own() -> None:

@@ -5,24 +5,25 @@ import math
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from infovae.config import RunConfig
 from infovae.experiments import make_experiment
 from infovae.publishing.findings import (
     FINDINGS,
-    against_mmd,
+    classes_in_code,
     code_used,
-    compare_ways,
     list_findings,
     match,
-    nearest_to_prior,
     pool,
     sample_quality,
     spread_of_codes,
     toy_posterior,
+    worth_of_code,
 )
 from infovae.publishing.report import Published
 from infovae.publishing.tables import format_number
+from infovae.publishing.ways import against_mmd, compare_to_prior, compare_ways, nearest_to_prior, ratios_to_mmd
 
 N_FINDINGS = sum(len(findings) for findings in FINDINGS.values())
 
@@ -86,10 +87,10 @@ def test_every_finding_is_said_where_its_runs_are_and_left_out_where_not() -> No
     )  # fmt: skip
     said = list_findings(published(runs) | published(runs[runs["steps"] == 1000], "divergence_comparison"))
     assert (
-        "published here: *What a used code is worth in samples*, *Whether inference is right in the toy*, *How far"
+        "published here: *How sure that order is*, *What a used code is worth in samples*, *Whether inference is right"
         in said
     )
-    assert said.count("\n") == N_FINDINGS - 3
+    assert said.count("\n") == N_FINDINGS - 6
     assert "(1 seed) is 0.0003 on grey images so normalised, 0.0098 on the same images with the running" in said
     assert "MMD at λ = 784 (1 seed): 5 nats with batch norm; 0.01 nats (empty) without a norm" in said
     assert "β = 78.4" in said and "Its code holds 0 nats (empty); that of the ELBO itself 5 nats" in said
@@ -107,12 +108,20 @@ def test_order_is_said_for_each_way_of_measuring_and_how_sure_it_is() -> None:
     choices = [{**mmd, "seed": seed, "squared_mmd": x} for seed, x in enumerate(far)]
     choices += [{**jensen, "seed": seed, "squared_mmd": 0.002} for seed in range(3)]
     runs = runs_of(*choices, mutual_information=5.0)
-    assert "nearest first: Jensen 0.002 and MMD 0.00467 (0.002 to 0.008)." in nearest_to_prior(runs)
-    assert nearest_to_prior(runs).endswith("as the authors measure: MMD 0.001 and Jensen 0.002.")
+    assert "nearest first, on test images: Jensen and MMD; on grey" in nearest_to_prior(runs)
+    assert nearest_to_prior(runs).endswith("as the authors measure: MMD and Jensen.")
     half = 4.302653 * math.log(2) / 3**0.5  # Student's factor with two degrees of freedom
-    low, high = (format_number(2 * math.exp(sign * half)) for sign in (-1, 1))
-    assert f"MMD’s squared MMD on test images is 2 times that of Jensen ({low} to {high})" in against_mmd(runs)
+    ends = [2 * math.exp(sign * half) for sign in (-1, 1)]
+    assert ratios_to_mmd(runs, "squared_mmd")["jensen"] == pytest.approx((2, *ends))
+    assert "on test images, MMD is not decided against Jensen; on grey" in against_mmd(runs)
+    assert against_mmd(runs).endswith("as the authors measure, MMD is nearer than Jensen.")
+    table = compare_to_prior(runs).set_index("objective")
+    low, high = map(format_number, ends)
+    assert table.loc["jensen", "MMD’s / it, test images"] == f"2 ({low} to {high})"
+    assert table.loc["mmd", "test images"] == "0.00467 (0.002 to 0.008)"
     assert against_mmd(runs[runs["seed"] < 2]) == against_mmd(runs[runs["objective"] == "jensen"]) == ""
+    empty = runs.assign(mutual_information=runs["mutual_information"].mask(runs["objective"] == "jensen", 0.5))
+    assert nearest_to_prior(empty).endswith("Left out, since the code is empty in one seed or more: Jensen.")
 
 
 def test_spread_of_codes_stands_beside_the_authors() -> None:
@@ -122,18 +131,31 @@ def test_spread_of_codes_stands_beside_the_authors() -> None:
         {**grey, **spread}, {**grey, **spread, "n_train": 600}, {**grey, **spread, "binarization": "dynamic"}
     )
     said = spread_of_codes(runs)
-    assert said.endswith("VAE: 1.7 and 1.5 at 500 images (authors’ code 1.8 and 1.66); 1.7 and 1.5 at 600 images.")
-    assert spread_of_codes(runs[runs["binarization"] == "dynamic"]) == ""
+    assert "pixels: 1.7 and 1.5 at 500 images (authors’ code 1.8 and 1.66); 1.7 and 1.5 at 600 images. VAE" in said
+    assert said.endswith("VAE, binarised images, Bernoulli pixels: 1.7 and 1.5 at 500 images.")
+    assert spread_of_codes(runs[:0]) == ""
 
 
 def test_samples_of_an_empty_code_are_said_to_be_so() -> None:
     measured = {"frechet_distance_real": 3.0, "class_cross_entropy": 0.05}
     full = {"objective": "mmd", "frechet_distance": 140.0, "mutual_information": 9.0, **measured}
     empty = {"objective": "averaged_elbo", "frechet_distance": 145.0, "mutual_information": 0.0, **measured}
+    several = [{**run, "seed": seed} for run in (full, empty) for seed in range(3)]
     expected = (
         "“ELBO” of the authors’ code 145 and 0.05, empty code; MMD 140 and 0.05. Real test images have a distance"
     )
     assert expected in sample_quality(runs_of(full, empty))
+    assert sample_quality(runs_of(*several)).endswith("with 95 % intervals over seeds: MMD -5 (-5 to -5).")
+
+
+def test_errors_and_likelihoods_are_said() -> None:
+    errors = {"svm_error_sampled": 0.07, "svm_error": 0.05}
+    said = classes_in_code(runs_of({"objective": "elbo", **errors}, {"objective": "mmd", **errors, "svm_error": 0.06}))
+    assert said.endswith("in 10 dimensions (1 seed), least first: VAE 7.0 (5.0) and MMD 7.0 (6.0).")
+    models = [{"objective": "mmd", "seed": seed, "nll": 90.0 + seed} for seed in range(3)]
+    control = [{"objective": "unconditional", "latent_dim": 0, "seed": seed, "nll": 91.5 + seed} for seed in range(3)]
+    assert worth_of_code(runs_of(*models, *control)).endswith("is better: MMD -1.5 (-1.5 to -1.5).")
+    assert worth_of_code(runs_of(*models)) == ""
 
 
 def test_inference_in_the_toy_is_compared_seed_by_seed_at_each_alpha_and_floor() -> None:
@@ -164,4 +186,4 @@ def test_use_of_the_code_is_said_by_its_cap_or_in_nats() -> None:
     changes = [{"objective": "elbo", "seed": 0}, {"objective": "elbo", "seed": 1}, {"objective": "mmd", "seed": 0}]
     runs = runs_of(*changes).assign(mutual_information=[0.5, 0.7, 9.21], mutual_information_cap=9.2103)
     expected = "VAE 0.6 (0.5 to 0.7) nats (empty); MMD 9.21 nats or more, the cap of the estimate."
-    assert code_used(runs) == f"I(x;z) on test images (1 to 2 seeds): {expected}"
+    assert code_used(runs) == f"I(x;z) on test images, in 10 dimensions (1 to 2 seeds): {expected}"

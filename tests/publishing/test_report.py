@@ -12,8 +12,8 @@ import pytest
 
 from infovae.claims.statements import CLAIMS, ledger
 from infovae.config import PROJECT_ROOT
-from infovae.experiments import MODULES, experiment_class, make_experiment
-from infovae.labels import LABELS, as_markdown
+from infovae.experiments import MODULES, experiment_class, make_experiment, sensitivity
+from infovae.labels import LABELS, OBJECTIVE_NAMES, as_markdown
 from infovae.plotting import Captioned
 from infovae.publishing.report import (
     Published,
@@ -31,25 +31,12 @@ from infovae.publishing.report import (
     summarize,
 )
 from infovae.publishing.site.markdown import markdown
-from infovae.publishing.tables import format_table, preview, show_table, to_markdown, write_tables
+from infovae.publishing.tables import _latex_cell, format_table, preview, show_table, to_markdown, write_tables
 from infovae.refusals import ParameterError
 from infovae.reproduce import load_profile, parse_assignments, profile_names
 
-
-def is_of_this_version(folder: Path) -> bool:
-    """Say whether published results have today's parameters and columns; else they await their next publication."""
-    try:
-        published = load_published(folder).items()
-    except ParameterError:
-        return False
-    tables = {name: pd.read_csv(folder / name / "table.csv") for name, _ in published}
-    return all(list(found.experiment.table(found.runs)) == list(tables[name]) for name, found in published)
-
-
 COMMITTED = sorted(
-    path.parent
-    for path in (PROJECT_ROOT / "results").glob("*/claims.csv")
-    if path.parent.name != "custom" and is_of_this_version(path.parent)
+    path.parent for path in (PROJECT_ROOT / "results").glob("*/claims.csv") if path.parent.name != "custom"
 )
 
 
@@ -137,8 +124,8 @@ def test_ledger_is_shown_whole_and_what_is_decided_stands_first() -> None:
         f"{len(CLAIMS)} not measured."
     )
     assert summarize(claims.iloc[:1].assign(verdict="not reproduced", statement="a_b")).endswith(
-        "1 not reproduced, 0 inconclusive, 0 not measured. 0 of the 1 that are decided also are when p-values are "
-        "adjusted for all statements. Not reproduced:\n\n- a\\_b"
+        "1 not reproduced, 0 inconclusive, 0 not measured. 0 of the 1 verdicts survive Holm’s correction over "
+        "all statements. Not reproduced:\n\n- a\\_b"
     )
 
 
@@ -230,6 +217,12 @@ def test_latex_escapes_names(tmp_path: Path) -> None:
     latex = (tmp_path / "table.tex").read_text()
     assert r"a\_b" in latex and "toprule" in latex
     assert not [line for line in latex.splitlines() if "_" in line.replace(r"\_", "")]
+
+
+def test_latex_of_every_name_is_known_to_plain_latex() -> None:
+    names = [*OBJECTIVE_NAMES.values(), *LABELS.values(), *sensitivity.VARIANTS, "≥ 1"]
+    left = set("".join(map(_latex_cell, names)))
+    assert not {character for character in left if ord(character) > 127} - set("éäöüß")
 
 
 def test_every_deviation_of_the_code_is_listed() -> None:

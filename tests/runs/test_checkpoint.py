@@ -1,5 +1,7 @@
 """A run that was stopped and went on elsewhere is the run that was not stopped, bit for bit."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import tiny
@@ -10,6 +12,7 @@ from torch import Tensor
 from infovae.config import OBJECTIVES, RunConfig
 from infovae.data.datasets import ImageData, load
 from infovae.runs import checkpoint, worker
+from infovae.runs.store import Store
 from infovae.training import Training, train
 
 CPU = torch.device("cpu")
@@ -77,14 +80,19 @@ UNUSABLE = {
 
 @pytest.mark.parametrize("kind", UNUSABLE)
 def test_run_starts_again_where_its_checkpoint_cannot_be_used(
-    kind: str, digits: ImageData, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    kind: str, digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("INFOVAE_DEVICE", "cpu")
     run = Training(tiny(), digits, CPU)
     run.advance(5)
     state = UNUSABLE[kind](checkpoint.to_bytes(run))
+    store = Store(tmp_path)
+    store.save_checkpoint("a", 5, state)
     weights, training = worker.train("job", digits, tiny(), state, checkpoint_seconds=60)
     assert "training from the beginning" in caplog.text
+    store.drop_checkpoint("a", worker.take("job")["unusable"])
+    store.save_checkpoint("a", 3, b"of the run that began again")
+    assert store.load_checkpoint("a") == b"of the run that began again"
     whole = train(tiny(), digits, CPU)
     assert [row["loss"] for row in training["history"]] == [row["loss"] for row in whole.history]
     assert all(torch.equal(load_tensors(weights)[name], value) for name, value in whole.model.state_dict().items())

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -213,6 +214,20 @@ def test_weights_are_published_at_half_precision_where_it_spans_them(store: Stor
     (store.root / "runs" / "a" / "model.safetensors").unlink()  # the published ones are still those of the record
     assert store.publish("a", [LATENT], folder, weights=True)
     assert {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == seen
+
+
+def test_published_weights_of_another_training_are_removed(store: Store, tmp_path: Path) -> None:
+    keep(store, weights=save({"w": np.ones(2, np.float32)}))
+    assert store.publish("a", [LATENT], tmp_path, weights=True) and (tmp_path / "weights/a.safetensors").is_file()
+    keep(store, weights=save({"w": np.zeros(2, np.float32)}))
+    assert store.publish("a", [LATENT], tmp_path) and not (tmp_path / "weights/a.safetensors").exists()
+
+
+def test_store_that_is_deleted_while_in_use_is_a_clear_error(store: Store) -> None:
+    keep(store)
+    shutil.rmtree(store.root)
+    with pytest.raises(StoreError, match="was deleted while it was in use: run it again"):
+        store.save_evaluation("a", SAMPLES, METRICS, {})
 
 
 def test_codes_are_published_where_they_are_drawn(store: Store, tmp_path: Path) -> None:

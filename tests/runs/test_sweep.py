@@ -31,7 +31,7 @@ from infovae.config import (
 from infovae.refusals import ParameterError
 from infovae.runs import cluster, worker
 from infovae.runs.checkpoint import to_bytes
-from infovae.runs.cluster import Interrupted, connect, count_workers
+from infovae.runs.cluster import connect, count_workers
 from infovae.runs.store import Store
 from infovae.runs.sweep import (
     Task,
@@ -299,6 +299,19 @@ def test_workers_are_as_many_as_a_container_may_use(monkeypatch: pytest.MonkeyPa
     assert count_workers() == 2
 
 
+@pytest.mark.parametrize(
+    ("named", "found", "n"), [("", "cuda:0", 8), ("cuda", "cuda:0", 8), ("cuda:1", "cuda:1", 1), ("", "mps", 1)]
+)
+def test_workers_are_as_many_as_the_gpus_that_they_may_use(
+    named: str, found: str, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("INFOVAE_WORKERS", raising=False)
+    monkeypatch.setenv("INFOVAE_DEVICE", named)
+    monkeypatch.setattr("infovae.training.choose_device", lambda: torch.device(found))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    assert count_workers() == n
+
+
 async def is_answered(address: str, security: Security) -> bool:
     """Return whether what listens at an address greets whoever has these credentials."""
     try:
@@ -441,11 +454,6 @@ def test_bar_is_on_standard_output_in_a_notebook(monkeypatch: pytest.MonkeyPatch
         cluster._Driver(jobs, load_data, lambda _: None).bar.close()
         used, unused = (out, err) if notebook else (err, out)
         assert "starting workers" in used.getvalue() and not unused.getvalue()
-
-
-def test_interrupt_keeps_its_signal() -> None:
-    """The command line's exit status is made of it."""
-    assert Interrupted(15).args == (15,) and issubclass(Interrupted, KeyboardInterrupt)
 
 
 def test_runs_are_described() -> None:

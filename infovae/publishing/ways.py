@@ -1,0 +1,125 @@
+"""How near codes come to the prior, by each way of measuring it, and what the authors' way of measuring is worth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from infovae.claims.intervals import half_width
+from infovae.config import EMPTY_CODE
+from infovae.labels import objective_name
+from infovae.plotting import SEEDS_FOR_INTERVAL, by_objective, count_seeds, finished, join
+from infovae.publishing.tables import format_number
+from infovae.publishing.wording import say, say_dimensions
+
+WAYS = {
+    "on test images": "squared_mmd",
+    "on grey training images, each batch normalised by itself, as the authors measure": "squared_mmd_authors",
+    "on grey training images with the running statistics": "squared_mmd_grey",
+}
+"""How squared MMD is measured -> its column."""
+
+
+def used_by_seed(runs: pd.DataFrame, column: str) -> dict[str, pd.Series]:
+    """Return objective -> a metric by seed, of the objectives that have it and use their code in every seed."""
+    groups = {name: group.set_index("seed") for name, group in by_objective(runs) if column in group}
+    used = {name: g[column] for name, g in groups.items() if (g["mutual_information"] >= EMPTY_CODE).all()}
+    return {name: metric for name, metric in used.items() if not metric.isna().any()}
+
+
+def nearest_to_prior(runs: pd.DataFrame) -> str:
+    """Which objective comes nearest to the prior."""
+    orders = []
+    for way, column in WAYS.items():
+        distance = {name: abs(metric.mean()) for name, metric in used_by_seed(runs, column).items()}
+        if distance:
+            orders.append(f"{way}: {join(objective_name(name) for name in sorted(distance, key=distance.__getitem__))}")
+    if not orders:
+        return ""
+    used = used_by_seed(runs, "squared_mmd")
+    others = [objective_name(name) for name, _ in by_objective(runs) if name not in used]
+    text = f"By mean squared MMD in {say_dimensions(runs)}, nearest first, {'; '.join(orders)}."
+    return text + (f" Left out, since the code is empty in one seed or more: {join(others)}." if others else "")
+
+
+def against_mmd(runs: pd.DataFrame) -> str:
+    """How sure that order is."""
+    said = []
+    for way, column in WAYS.items():
+        ratios = ratios_to_mmd(runs, column)
+        if not ratios:
+            continue
+        sides = {
+            name: "open" if low < 1 < high else "farther" if low > 1 else "nearer"
+            for name, (_, low, high) in ratios.items()
+        }
+        of_side = {
+            side: [objective_name(n) for n in sides if sides[n] == side] for side in ("nearer", "farther", "open")
+        }
+        parts = [f"{side} than {join(names)}" for side, names in of_side.items() if names and side != "open"]
+        parts += [f"not decided against {join(of_side['open'])}"] if of_side["open"] else []
+        said.append(f"{way}, MMD is {join(parts)}")
+    return f"By the 95 % intervals of ratios, paired by seed, each by itself: {'; '.join(said)}." if said else ""
+
+
+def ratios_to_mmd(runs: pd.DataFrame, column: str) -> dict[str, tuple[float, ...]]:
+    """Return objective -> MMD's squared MMD divided by its own, paired by seed, with the ends of its 95 % interval."""
+    logs = {name: np.log(metric.abs()) for name, metric in used_by_seed(runs, column).items()}
+    found = {}
+    for name, log in logs.items():
+        pairs = (logs["mmd"] - log).dropna() if name != "mmd" and "mmd" in logs else log[:0]
+        if len(pairs) >= SEEDS_FOR_INTERVAL:
+            mean, half = pairs.mean(), half_width(pairs)
+            found[name] = tuple(float(np.exp(x)) for x in (mean, mean - half, mean + half))
+    return found
+
+
+def compare_to_prior(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return each objective's squared MMD in each of `WAYS`, and by how much MMD's is larger or smaller, in words."""
+    short = dict(zip(WAYS, ("test images", "authors’ way", "grey, running statistics"), strict=True))
+    rows = []
+    for objective in used_by_seed(runs, "squared_mmd"):
+        row = {"objective": objective, "seeds": str(runs.loc[runs["objective"] == objective, "seed"].nunique())}
+        for way, column in WAYS.items():
+            metric, ratio = used_by_seed(runs, column).get(objective), ratios_to_mmd(runs, column).get(objective)
+            row[short[way]] = "–" if metric is None else say(metric)
+            low, middle, high = map(format_number, ratio[1:2] + ratio[:1] + ratio[2:]) if ratio else ("", "–", "")
+            row[f"MMD’s / it, {short[way]}"] = f"{middle} ({low} to {high})" if ratio else middle
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def batch_statistics(runs: pd.DataFrame) -> str:
+    """Whose statistics normalise the codes that are measured."""
+    columns = ["squared_mmd", "squared_mmd_grey", "squared_mmd_authors"]
+    known = finished(runs, *columns).dropna(subset=columns)
+    known = known[(known["objective"] == "mmd") & (known["encoder_norm"] == "batch")]
+    if known.empty:
+        return ""
+    ours, running, batch = (say(known[column]) for column in columns)
+    return (
+        "Models are trained on binarised images, each pixel drawn as 0 or 1. The authors’ code measures on grey ones, "
+        "and its batch normalisation has no evaluation mode: 100 images at a time are normalised by their own "
+        f"statistics. MMD’s squared MMD ({count_seeds(known)}) is {batch} on grey images so normalised, {running} on "
+        f"the same images with the running statistics of training, and {ours} on binarised test images with these."
+    )
+
+
+def compare_ways(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return, a row per objective, what is measured soundly beside the same measured the authors' way."""
+    pairs = {
+        "squared MMD": ("squared_mmd", "squared_mmd_authors", 1.0),
+        "log det Cov[q(z)] / dim": ("log_det_cov_per_dim_test", "log_det_cov_per_dim_authors", 1.0),
+        "class cross-entropy, nats": ("class_cross_entropy", "class_cross_entropy_authors", 1.0),
+        "SVM error on a draw of z, %": ("svm_error_rbf_sampled", "svm_error_authors", 100.0),
+    }
+    runs = finished(runs, "log_det_cov_total_authors")
+    runs = runs.assign(log_det_cov_per_dim_authors=runs["log_det_cov_total_authors"] / runs["latent_dim"])
+    rows = []
+    for objective, group in by_objective(runs):
+        row = {"objective": objective, "seeds": str(group["seed"].nunique())}
+        for words, (ours, theirs, factor) in pairs.items():
+            for column, way in ((ours, "ours"), (theirs, "authors’ way")):
+                row[f"{words}: {way}"] = format_number(factor * group[column].mean()) if column in group else "–"
+        rows.append(row)
+    return pd.DataFrame(rows)
