@@ -47,7 +47,7 @@ OBJECTIVE_LINES = {
         r"R + \lambda\, \mathrm{KL}(q \| p), \text{ by } \phi_q(z)",
     ),
     "wasserstein": (
-        "a critic with gradient penalty bounds the 1-Wasserstein distance, as in the authors’ code",
+        "a critic with gradient penalty estimates the 1-Wasserstein distance, as in the authors’ code",
         r"R + \lambda\, W_1(q, p)",
     ),
     "jensen": ("a critic bounds the Jensen-Shannon divergence", r"R + \lambda\, \mathrm{JS}(q, p)"),

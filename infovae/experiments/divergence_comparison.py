@@ -220,8 +220,8 @@ def plot_over_training(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
     return drawn.captioned(
         course,
         "On validation images. A line that still moves at its end would change with more training. One that is level "
-        "may be so because the learning rate has fallen to 0. Grey: what 500 images leave uncertain of a squared MMD."
-        + plotting.bold(runs),
+        "may be so because the learning rate has fallen to 0. Grey: what 500 images leave uncertain of a squared MMD, "
+        "3 standard deviations in 10 dimensions." + plotting.bold(runs),
     )
 
 

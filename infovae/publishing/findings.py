@@ -19,7 +19,7 @@ from infovae.labels import as_markdown, objective_name
 from infovae.plotting import SEEDS_FOR_INTERVAL, by_objective, count_seeds, finished, join
 from infovae.publishing.report import Published
 from infovae.publishing.tables import AT_CAP, format_number
-from infovae.publishing.ways import against_mmd, batch_statistics, nearest_to_prior
+from infovae.publishing.ways import against_mmd, batch_statistics, nearest_to_prior, test_images
 from infovae.publishing.wording import say, say_dimensions, say_information, say_interval, say_match
 
 Variants = Mapping[str, Mapping[str, Any]]
@@ -29,7 +29,8 @@ Variants = Mapping[str, Mapping[str, Any]]
 def pool(published: Mapping[str, Published], *names: str) -> pd.DataFrame:
     """Return the finished runs with a PixelCNN of all or some experiments, each once, with all that was measured of it.
 
-    In the dimension nearest to `HEADLINE_DIM`. The choice of settings is left out: it measures on validation images.
+    In the dimension nearest to `HEADLINE_DIM`, with the `squared_mmd_validation` that they ended with. The choice of
+    settings is left out: it measures on validation images.
     """
     chosen = [published[name].runs for name in names or published if name in published and name != "tuning"]
     done = [runs[(runs["status"] == "done") & runs["decoder"].isin(["pixelcnn", "gated_pixelcnn"])] for runs in chosen]
@@ -37,6 +38,12 @@ def pool(published: Mapping[str, Published], *names: str) -> pd.DataFrame:
     if not frames:
         return pd.DataFrame(columns=["run_id", "status", *RunConfig.model_fields])
     runs = pd.concat(frames).groupby("run_id", sort=False, as_index=False).first()
+    watched = [published[name].history for name in published if "squared_mmd" in published[name].history]
+    if watched:  # at the end of training, on 5,000 validation images
+        last = (
+            pd.concat(watched).dropna(subset="squared_mmd").sort_values("step").groupby("run_id")["squared_mmd"].last()
+        )
+        runs["squared_mmd_validation"] = runs["run_id"].map(last)
     distance = (runs["latent_dim"] - HEADLINE_DIM).abs()
     return runs[distance == distance.min()]
 
@@ -284,7 +291,7 @@ def place(runs: pd.DataFrame) -> str:
 
 
 FINDINGS: dict[str, tuple[Callable[[pd.DataFrame], str], ...]] = {
-    "comparison": (code_used, nearest_to_prior, against_mmd, batch_statistics, sample_quality),
+    "comparison": (code_used, nearest_to_prior, against_mmd, test_images, batch_statistics, sample_quality),
     "toy": (toy_posterior,),
     "variance": (spread_of_codes,),
     "labels": (classes_in_code,),

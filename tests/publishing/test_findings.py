@@ -24,6 +24,7 @@ from infovae.publishing.findings import (
 from infovae.publishing.report import Published
 from infovae.publishing.tables import format_number
 from infovae.publishing.ways import against_mmd, compare_to_prior, compare_ways, nearest_to_prior, ratios_to_mmd
+from infovae.publishing.ways import test_images as said_of_test_images
 
 N_FINDINGS = sum(len(findings) for findings in FINDINGS.values())
 
@@ -87,10 +88,10 @@ def test_every_finding_is_said_where_its_runs_are_and_left_out_where_not() -> No
     )  # fmt: skip
     said = list_findings(published(runs) | published(runs[runs["steps"] == 1000], "divergence_comparison"))
     assert (
-        "published here: *How sure that order is*, *What a used code is worth in samples*, *Whether inference is right"
+        "published here: *How sure that order is*, *What the test images add*, *What a used code is worth in samples*"
         in said
     )
-    assert said.count("\n") == N_FINDINGS - 6
+    assert said.count("\n") == N_FINDINGS - 7
     assert "(1 seed) is 0.0003 on grey images so normalised, 0.0098 on the same images with the running" in said
     assert "MMD at λ = 784 (1 seed): 5 nats with batch norm; 0.01 nats (empty) without a norm" in said
     assert "β = 78.4" in said and "Its code holds 0 nats (empty); that of the ELBO itself 5 nats" in said
@@ -122,6 +123,17 @@ def test_order_is_said_for_each_way_of_measuring_and_how_sure_it_is() -> None:
     assert against_mmd(runs[runs["seed"] < 2]) == against_mmd(runs[runs["objective"] == "jensen"]) == ""
     empty = runs.assign(mutual_information=runs["mutual_information"].mask(runs["objective"] == "jensen", 0.5))
     assert nearest_to_prior(empty).endswith("Left out, since the code is empty in one seed or more: Jensen.")
+
+
+def test_validation_images_are_those_that_training_ended_with() -> None:
+    runs = runs_of({"objective": "mmd", "squared_mmd": 0.0014, "mutual_information": 9.0})
+    course = pd.DataFrame(
+        {"run_id": runs["run_id"].iloc[0], "step": [500, 1000, 250], "squared_mmd": [0.1, 0.0004, 0.2]}
+    )
+    pooled = pool({"divergence_comparison": Published(make_experiment("divergence_comparison", {}), runs, course)})
+    assert "is 0.0004 on 5,000 validation images and 0.0014 on the 10,000 test images" in said_of_test_images(pooled)
+    assert "on test images: MMD; on validation images: MMD" in nearest_to_prior(pooled)
+    assert said_of_test_images(pooled.assign(dataset="fashion_mnist")) == ""
 
 
 def test_spread_of_codes_stands_beside_the_authors() -> None:
