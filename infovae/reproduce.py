@@ -73,7 +73,15 @@ def reproduce(profile: str, folder: Path) -> list[str]:
     lacks is said, and an experiment without any run is not published. Each notebook is published when its runs are
     there; the runs themselves and the report are last.
     """
-    from infovae.publishing.notebooks import execute_experiment, execute_further, execute_report, hold, noting, withdraw
+    from infovae.publishing.notebooks import (
+        environment,
+        execute_experiment,
+        execute_further,
+        execute_report,
+        hold,
+        noting,
+        withdraw,
+    )
     from infovae.runs.store import Store
     from infovae.runs.sweep import collect, merge, plan, publish_runs, sweep, task_id, trains
 
@@ -90,7 +98,7 @@ def reproduce(profile: str, folder: Path) -> list[str]:
             for name in [name for name, jobs in needed.items() if jobs.isdisjoint(open_jobs)]:
                 del needed[name]
                 if trains() or (collect(wanted[name], store)["status"] == "done").any():
-                    with noting(problems):
+                    with noting(problems), environment({"INFOVAE_TRAIN": "0"}):  # what failed is not tried again there
                         notebook = execute_experiment(experiments[name], folder / name)
                         log.info("%s: %s (after %.0f s)", name, display(notebook), time.perf_counter() - start)
                 else:  # a page of empty figures would say nothing
@@ -182,14 +190,15 @@ def verify(profile: str) -> tuple[list[Comparison], list[str]]:
 
 def run_experiment(name: str, parameters: dict[str, Any], folder: Path) -> tuple[Path, list[str]]:
     """Run one experiment with new parameters into `folder`; return its executed notebook and what went wrong."""
-    from infovae.publishing.notebooks import execute_experiment, hold
+    from infovae.publishing.notebooks import environment, execute_experiment, hold
     from infovae.runs.sweep import sweep
 
     experiment = make_experiment(name, parameters)
     require_settings([experiment])
     with hold(folder):
         runs = sweep([*experiment.grid(), *experiment.drawn()])
-        return execute_experiment(experiment, folder), describe_failures(runs)
+        with environment({"INFOVAE_TRAIN": "0"}):
+            return execute_experiment(experiment, folder), describe_failures(runs)
 
 
 def describe_failures(runs: pd.DataFrame) -> list[str]:

@@ -47,10 +47,13 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 def execute_here(
-    jobs: dict[str, Job], load: Callable[[str], ImageData], report: Callable[[set[str]], None]
-) -> dict[str, str]:
+    jobs: dict[str, Job],
+    load: Callable[[str], ImageData],
+    report: Callable[[set[str]], None],
+    tell: Callable[[str, str], None],
+) -> None:
     """Do the jobs of a sweep in this process, one after the other, in place of `cluster.execute`."""
-    failures, left = {}, set(jobs)
+    left = set(jobs)
     report(left)
     for key, job in sorted(jobs.items(), key=lambda item: item[1].rank):
         assert not job.needs & left
@@ -60,11 +63,9 @@ def execute_here(
             raise
         except Exception as error:
             reasons = [f"{type(error).__name__}: {error}"]
-        if reasons:
-            failures[key] = "; ".join(reasons)
+        tell(key, "; ".join(reasons))
         left.discard(key)
         report(left)
-    return failures
 
 
 @pytest.fixture

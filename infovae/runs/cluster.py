@@ -80,14 +80,18 @@ class Job:
 
 
 def execute(
-    jobs: dict[str, Job], load: Callable[[str], ImageData], report: Callable[[set[str]], None]
-) -> dict[str, str]:
-    """Do the jobs, those of a lower rank first, of equals the longest; return why some failed, by key.
+    jobs: dict[str, Job],
+    load: Callable[[str], ImageData],
+    report: Callable[[set[str]], None],
+    tell: Callable[[str, str], None],
+) -> None:
+    """Do the jobs, those of a lower rank first, of equals the longest.
 
     Parameters
     ----------
     load : returns a data set by its name.
     report : called with the keys of the jobs still to be done, at the start and after each job.
+    tell : called with the key of each job that has ended, and why it failed: an empty text where it did not.
 
     Raises
     ------
@@ -96,10 +100,10 @@ def execute(
     Interrupted
         When the user interrupts.
     """
-    driver = _Driver(jobs, load, report)
+    driver = _Driver(jobs, load, report, tell)
     try:
         with driver.bar, connect(len(jobs)) as client:
-            return driver.run(client)
+            driver.run(client)
     except KeyboardInterrupt as interrupt:
         raise Interrupted(*interrupt.args) from None
 
@@ -110,16 +114,19 @@ class _Driver:
     client: Client
 
     def __init__(
-        self, jobs: dict[str, Job], load: Callable[[str], ImageData], report: Callable[[set[str]], None]
+        self,
+        jobs: dict[str, Job],
+        load: Callable[[str], ImageData],
+        report: Callable[[set[str]], None],
+        tell: Callable[[str, str], None],
     ) -> None:
         from tqdm import tqdm
 
-        self.load, self.report = load, report
+        self.load, self.report, self.tell = load, report, tell
         self.waiting = sorted(jobs.values(), key=lambda job: (job.rank, -job.seconds))
         self.alone: list[Job] = []  # whose worker died: done when nothing else runs
         self.running: dict[str, tuple[Job, Future]] = {}
         self.open, self.n_jobs = set(jobs), len(jobs)
-        self.failures: dict[str, str] = {}
         self.data: dict[str, Future] = {}
         self.inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.seconds: dict[str, float] = {}  # of each job, how many are done
@@ -133,8 +140,8 @@ class _Driver:
         )
         self.bar.set_description_str("starting workers")
 
-    def run(self, client: Client) -> dict[str, str]:
-        """Do all jobs; return why some failed."""
+    def run(self, client: Client) -> None:
+        """Do all jobs."""
         self.client = client
         for topic in ("all", worker.TOPIC):  # `all` is Dask's own: who joins, who leaves
             client.subscribe_topic(topic, lambda event: self.inbox.put(event[1]))
@@ -152,7 +159,6 @@ class _Driver:
                     raise
             if client.status != "running":
                 raise ClusterError(f"the scheduler is gone: {STOPPED}")
-        return self.failures
 
     def _assign(self) -> None:
         """Give every free worker a job."""
@@ -242,9 +248,10 @@ class _Driver:
             self._end(job)
 
     def _end(self, job: Job) -> None:
-        if job.reasons:
-            self.failures[job.key] = "; ".join(dict.fromkeys(job.reasons))
-            log.error("%s failed: %s", job.label, self.failures[job.key])
+        reason = "; ".join(dict.fromkeys(job.reasons))
+        if reason:
+            log.error("%s failed: %s", job.label, reason)
+        self.tell(job.key, reason)
         self.open.discard(job.key)
         self._show(job, "", job.seconds)
         self.report(self.open)

@@ -76,6 +76,18 @@ class Store:
         for checkpoint in folder.glob("checkpoint-*"):
             checkpoint.unlink(missing_ok=True)
 
+    def save_failure(self, run_id: str, reason: str) -> None:
+        """Keep why a run could not be finished; without a reason, forget why it could not before."""
+        path = self._run(run_id) / "failure.txt"
+        if reason:
+            write_atomically(path, reason.encode())
+        else:
+            path.unlink(missing_ok=True)
+
+    def load_failure(self, run_id: str) -> str:
+        """Return why a run could not be finished when it was last tried; empty if that is not known."""
+        return (_read(self._run(run_id) / "failure.txt") or b"").decode(errors="replace")
+
     def save_checkpoint(self, run_id: str, step: int, state: bytes) -> None:
         """Keep the state of a run in progress after `step` steps, in place of the one before."""
         folder = self._run(run_id)

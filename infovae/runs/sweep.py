@@ -53,7 +53,7 @@ def sweep(
     -------
     DataFrame
         As `collect` returns it. A run that failed has status "failed: <reason>" and no metrics; it is tried again by
-        the next sweep.
+        the next sweep that trains.
     """
     from infovae.evaluation import require_labels
 
@@ -64,8 +64,9 @@ def sweep(
             require_labels(evaluation, task.config, load_data(task.config.dataset))
     jobs = plan(tasks, store) if trains() else {}
     if jobs:
-        return collect(tasks, store, execute(jobs, load_data, on_progress))
-    on_progress(set())
+        execute(jobs, load_data, on_progress, store.save_failure)
+    else:
+        on_progress(set())
     return collect(tasks, store)
 
 
@@ -202,7 +203,7 @@ def checkpoint_seconds() -> float:
     return seconds
 
 
-def collect(tasks: Iterable[Task], store: Store, failures: dict[str, str] | None = None) -> pd.DataFrame:
+def collect(tasks: Iterable[Task], store: Store) -> pd.DataFrame:
     """Return one row per task from the store: run_id, status, configuration, train_seconds, every metric.
 
     The precision is the one that a run was trained in, where its configuration leaves that open. The status is "done",
@@ -219,7 +220,7 @@ def collect(tasks: Iterable[Task], store: Store, failures: dict[str, str] | None
             for values in metrics:
                 row |= values or {}
         else:
-            reason = (failures or {}).get(identity)
+            reason = store.load_failure(identity)
             row["status"] = f"failed: {reason}" if reason else "not run"
         rows.append(row)
     return pd.DataFrame(rows)

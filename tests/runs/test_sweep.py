@@ -96,7 +96,9 @@ def test_only_what_the_store_lacks_is_done(store: Store, here: None, monkeypatch
     assert set(collect_history(tasks, store)["run_id"]) == {runs["run_id"][0]}
 
 
-def test_failing_runs_and_evaluations_leave_the_others_and_are_shown(store: Store, here: None) -> None:
+def test_failing_runs_and_evaluations_leave_the_others_and_are_shown(
+    store: Store, here: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever cannot be evaluated is trained, and keeps weights and other evaluations."""
     bad = tiny(learning_rate=1e6, objective="mmd", posterior_std="exp", steps=50)
     impossible = PosteriorEvaluation()  # of a code of two dimensions
@@ -106,6 +108,14 @@ def test_failing_runs_and_evaluations_leave_the_others_and_are_shown(store: Stor
     assert runs["status"][1].startswith("failed: ") and "mutual_information" not in runs
     assert store.load_weights(task_id(tiny())) and store.load_evaluation(task_id(tiny()), LATENT)
     assert plan(tasks, store).keys() == set(runs["run_id"])  # tried again by the next sweep
+    monkeypatch.setenv("INFOVAE_TRAIN", "0")  # as in the notebooks of a sweep: said again, and not tried
+    assert list(sweep(tasks, store)["status"]) == list(runs["status"])
+    assert list(sweep([Task(tiny(), (LATENT,))], store)["status"]) == ["done"]
+    monkeypatch.delenv("INFOVAE_TRAIN")
+    fine = tiny(seed=1)
+    store.save_failure(task_id(fine), "no memory")
+    sweep([Task(fine, (LATENT,))], store)
+    assert store.load_failure(task_id(fine)) == ""
 
 
 def test_nothing_is_trained_where_the_environment_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -451,7 +461,7 @@ def test_bar_is_on_standard_output_in_a_notebook(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(sys, "stdout", out)
         monkeypatch.setattr(sys, "stderr", err)
         monkeypatch.setattr(cluster, "_in_notebook", lambda notebook=notebook: notebook)
-        cluster._Driver(jobs, load_data, lambda _: None).bar.close()
+        cluster._Driver(jobs, load_data, lambda _: None, lambda *_: None).bar.close()
         used, unused = (out, err) if notebook else (err, out)
         assert "starting workers" in used.getvalue() and not unused.getvalue()
 
