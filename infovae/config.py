@@ -33,8 +33,10 @@ def all_training_images(values: dict[str, Any]) -> int:
 
 
 Dataset = Annotated[str, AfterValidator(sources.dataset_name)]
-Decoder = Literal["pixelcnn", "gated_pixelcnn", "conv", "dense", "scalar"]
-Divergence = Literal["none", "mmd", "stein", "jensen", "wasserstein", "chi2", "kl", "sinkhorn", "sliced_wasserstein"]
+DecoderName = Literal["pixelcnn", "gated_pixelcnn", "conv", "dense", "scalar"]
+DivergenceName = Literal[
+    "none", "mmd", "stein", "jensen", "wasserstein", "chi2", "kl", "sinkhorn", "sliced_wasserstein"
+]  # fmt: skip
 
 Count = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
 TrainingSize = Annotated[Count, Field(ge=2)]  # of one image there is no distribution of codes
@@ -44,6 +46,9 @@ Alpha = Annotated[float, Field(strict=True, le=1, ge=-1e6, allow_inf_nan=False)]
 Lambda = Annotated[float, Field(strict=True, ge=0, le=1e6, allow_inf_nan=False)]
 Positive = Annotated[float, Field(strict=True, gt=0, le=1e6, allow_inf_nan=False)]
 Draws = Literal[10, 100, 1000, 10_000]
+
+AUTOREGRESSIVE = ("pixelcnn", "gated_pixelcnn")
+"""Decoders that model each pixel from those before it, and can do without a code."""
 
 PIXELS = 784
 """Pixels of an image in the authors' experiments. A loss that averages the reconstruction over them, as theirs does,
@@ -165,7 +170,7 @@ class RunConfig(Settings):
     objective: ObjectiveName = "elbo"
     alpha: Alpha = None  # type: ignore[assignment]  # filled from OBJECTIVES before validation
     lambda_: Lambda = None  # type: ignore[assignment]
-    divergence: Divergence = None  # type: ignore[assignment]
+    divergence: DivergenceName = None  # type: ignore[assignment]
     lambda_start: Lambda | None = None
     lambda_warmup: Annotated[float, Field(gt=0, le=1)] = 0.4
     kernel: Literal["rbf", "imq", "energy"] = "rbf"
@@ -187,7 +192,7 @@ class RunConfig(Settings):
     posterior_std: Literal["sigmoid", "exp", "softplus"] = "sigmoid"
     mean_scale: Positive | None = None
     latent_dim: Annotated[int, Field(strict=True, ge=0, le=1024)] = 10
-    decoder: Decoder = "pixelcnn"
+    decoder: DecoderName = "pixelcnn"
     decoder_min_std: Positive = 0.1
     conditioning: Literal["global", "spatial"] = "global"
     pixelcnn_channels: Annotated[int, Field(strict=True, ge=1, le=512)] = 32
@@ -239,7 +244,11 @@ class RunConfig(Settings):
             raise ValueError(f"alpha + lambda_start - 1 must not be negative, {given}")
         if self.mmd_target is not None and (self.divergence != "mmd" or self.lambda_start is None):
             raise ValueError(f"mmd_target={self.mmd_target:g} needs divergence 'mmd' and a lambda_start to begin at")
-        autoregressive = self.decoder in ("pixelcnn", "gated_pixelcnn")
+        return self
+
+    @model_validator(mode="after")
+    def _check_networks(self) -> RunConfig:
+        autoregressive = self.decoder in AUTOREGRESSIVE
         no_code = self.latent_dim == 0
         if no_code != (self.objective == "unconditional") or (no_code and not autoregressive):
             given = f"latent_dim={self.latent_dim}, objective {self.objective!r}, decoder {self.decoder!r}"

@@ -176,6 +176,19 @@ def thousands(ticks: Iterable[float]) -> list[str]:
     return [f"{tick / 1000:g}k" if tick >= 1000 else f"{tick:g}" for tick in ticks]
 
 
+def style_rows(axes: Sequence[Axes], names: Sequence[str], scales: Sequence[float | None]) -> None:
+    """Style panels that share a row per name: metrics along the axis, around 0 linear within the scale, if any."""
+    for ax, linear_below in zip(axes, scales, strict=True):
+        if linear_below:
+            ax.set_xscale("symlog", linthresh=linear_below)
+            ax.axvline(0, color="0.5", lw=0.6)
+        ax.title.set_fontsize(8)
+        ax.tick_params(labelsize=7)
+        ax.grid(axis="y", lw=0.3, color="0.9")
+    axes[0].set_yticks(range(len(names)), names, fontsize=8)
+    axes[0].set_ylim(len(names) - 0.5, -0.5)
+
+
 class Panel(NamedTuple):
     """How a metric is drawn: where a logarithmic axis becomes linear, and its limits, words -> value or column."""
 

@@ -90,7 +90,7 @@ def reproduce(profile: str, folder: Path) -> list[str]:
     with hold(folder):
         store = Store()
         start = time.perf_counter()
-        wanted = {name: [*experiment.grid(), *experiment.drawn()] for name, experiment in experiments.items()}
+        wanted = {name: experiment.tasks() for name, experiment in experiments.items()}
         needed = {name: set(plan(merge(tasks), store)) for name, tasks in wanted.items()}
         problems: list[str] = []
 
@@ -127,7 +127,7 @@ def train(profile: str) -> list[str]:
 
     experiments = load_profile(profile)
     require_settings(experiments.values())
-    tasks = [task for experiment in experiments.values() for task in (*experiment.grid(), *experiment.drawn())]
+    tasks = [task for experiment in experiments.values() for task in experiment.tasks()]
     return describe_failures(sweep([task._replace(rank=_value(task.config)) for task in tasks]))
 
 
@@ -196,7 +196,7 @@ def run_experiment(name: str, parameters: dict[str, Any], folder: Path) -> tuple
     experiment = make_experiment(name, parameters)
     require_settings([experiment])
     with hold(folder):
-        runs = sweep([*experiment.grid(), *experiment.drawn()])
+        runs = sweep(experiment.tasks())
         with environment({"INFOVAE_TRAIN": "0"}):
             return execute_experiment(experiment, folder), describe_failures(runs)
 

@@ -23,7 +23,7 @@ from infovae.model.objective import Terms, charged_rate, info_vae_loss, make_div
 from infovae.refusals import ParameterError, flag, shorten
 
 N_LOGGED = 20
-"""Rows of a run's history: the only points of the loop at which the host waits for the device."""
+"""Rows of a run's history beside those at `measured_steps`: only at these does the host wait for the device."""
 N_VALIDATION = 500
 """Validation images on which each logged row has the squared MMD."""
 N_MEASURED = 5000

@@ -16,7 +16,7 @@ import pandas as pd
 
 from infovae.claims.intervals import holm
 from infovae.claims.verdicts import Claim, Effects, Source, judge
-from infovae.config import EMPTY_CODE, OBJECTIVES
+from infovae.config import AUTOREGRESSIVE, EMPTY_CODE, OBJECTIVES
 
 EMPTY_TOY_CODE = 0.1
 """Nats below which a code of the toy counts as empty; it can hold no more than log 2."""
@@ -85,7 +85,7 @@ def values(runs: pd.DataFrame, metric: str, *conditions: str, used: bool = False
 
 def under_pixelcnn(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs with a PixelCNN decoder; the gated one's receptive radius follows from its layers."""
-    runs = runs[runs["decoder"].isin(["pixelcnn", "gated_pixelcnn"])]
+    runs = runs[runs["decoder"].isin(AUTOREGRESSIVE)]
     gated = runs["decoder"] == "gated_pixelcnn"
     if not gated.any():
         return runs

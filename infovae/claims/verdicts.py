@@ -107,7 +107,8 @@ def judge(claim: Claim, runs: pd.DataFrame | None, history: pd.DataFrame | None 
     if verdict != "reproduced":
         watched = [then[_labels(then) == decisive.name] if len(then) else then for then in watched]
     quarter, half, end = (_worst(claim, then) for then in watched)
-    if decisive.get("side", 0) and (half - claim.bound) * (end - claim.bound) < 0:  # false where one is NaN
+    turned = (half - claim.bound) * (end - claim.bound) < 0  # not where one is NaN
+    if decisive.get("side", 0) and turned:
         verdict, why = "inconclusive", "its sign changed in the second half of training"
     elif decisive.get("side", 0) and len(watched[1]) and math.isnan(half) and not math.isnan(end):
         verdict, why = "inconclusive", "a code was empty at half of training"
@@ -136,6 +137,7 @@ def judge(claim: Claim, runs: pd.DataFrame | None, history: pd.DataFrame | None 
         "at_quarter": quarter,
         "at_half": half,
         "at_end": end,
+        "turned": turned,
         "p": decisive.get("p", math.nan),
         "verdict": verdict,
         "open_because": why,

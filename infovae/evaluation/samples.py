@@ -22,7 +22,7 @@ from infovae.config import RunConfig, SampleEvaluation
 from infovae.data.datasets import Batches, ImageData, binarize, observe
 from infovae.evaluation.images import Evaluated, in_batches, see
 from infovae.model.build import Model
-from infovae.model.networks import Decoder, GaussianDecoder, IndependentDecoder
+from infovae.model.networks import GaussianDecoder, IndependentDecoder
 
 N_PICTURES, N_RECONSTRUCTED = 100, 50
 """Samples and reconstructions kept to be looked at."""
@@ -59,7 +59,7 @@ def evaluate(
     z = torch.randn(n, model.latent_dim, generator=generator, device=device)
     uniforms = torch.rand(n, 1, *data.test_images.shape[1:], generator=generator, device=device)
     generated = in_batches(model.decoder.sample, z, uniforms, size=AT_ONCE)
-    means = in_batches(lambda x, z: expected_pixels(model.decoder, x, z), generated, z, size=AT_ONCE)
+    means = in_batches(model.decoder.expected, generated, z, size=AT_ONCE)
     if config.binarization == "none":
         generated = binarize((255 * generated).round().to(torch.uint8).squeeze(1), generator)
     metrics = dict.fromkeys(CLASSIFIER_METRICS, math.nan)
@@ -134,13 +134,6 @@ def draw_pictures(config: RunConfig, model: Model, data: ImageData, device: torc
         pictures["mean_samples"] = model.decoder.mean(z[:N_RECONSTRUCTED])
         pictures["mean_reconstructions"] = model.decoder.mean(codes)
     return {name: images.cpu().numpy() for name, images in pictures.items()}
-
-
-def expected_pixels(decoder: Decoder, x: Tensor, z: Tensor) -> Tensor:
-    """Return the expected value of every pixel of x given z and, of an autoregressive decoder, the pixels before it."""
-    if isinstance(decoder, IndependentDecoder | GaussianDecoder):
-        return decoder.mean(z).clamp(0, 1)
-    return torch.sigmoid(decoder(x, z))
 
 
 class Classifier(nn.Module):

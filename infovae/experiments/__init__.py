@@ -25,7 +25,7 @@ from infovae.config import (
     PROJECT_ROOT,
     Count,
     Dataset,
-    Decoder,
+    DecoderName,
     Evaluation,
     ObjectiveName,
     PixelConfig,
@@ -167,6 +167,10 @@ class Experiment(Settings):
         """Return the runs that a figure draws and no number rests on; they are in no table and no claim."""
         return []
 
+    def tasks(self) -> list[Task]:
+        """Return all that its notebook needs: what `grid` and `drawn` return."""
+        return [*self.grid(), *self.drawn()]
+
     def table(self, runs: pd.DataFrame, *metrics: str) -> pd.DataFrame:
         """Return the table of some or all `metrics`, computed from `runs` (as in runs.csv) and nothing else."""
         return aggregate(runs, self.conditions, metrics or self.metrics)
@@ -202,7 +206,7 @@ class Experiment(Settings):
 class ImageExperiment(Experiment):
     """An experiment on images, with one decoder and one size of the training set."""
 
-    decoder: Decoder = "pixelcnn"
+    decoder: DecoderName = "pixelcnn"
     n_train: TrainingSize = Field(default_factory=all_training_images)
 
 

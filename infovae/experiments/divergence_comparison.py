@@ -124,8 +124,8 @@ AUTHORS_PANELS = {
 
 
 def _theirs(table: str, runs: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of the authors' numbers, with our names of their objectives; without rows beside other data."""
-    found = authors.read(table).replace({"objective": authors.OUR_NAMES})
+    """Return a table of the authors' numbers; without rows beside other data."""
+    found = authors.read(table)
     return found if (runs["dataset"] == "mnist").all() else found[:0]
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from infovae import plotting
 from infovae.config import (
     Count,
-    Decoder,
+    DecoderName,
     Draws,
     LatentDim,
     LatentEvaluation,
@@ -50,7 +50,7 @@ class Family(ImageExperiment):
     latent_dims: Several[LatentDim] = (2, HEADLINE_DIM)
     seeds: Several[Seed] = (0, 1)
     steps: Count = 500
-    decoder: Decoder = "conv"
+    decoder: DecoderName = "conv"
     n_codes: Annotated[int, Field(strict=True, ge=100, le=60_000)] = 2000
     n_labels: Annotated[int, Field(strict=True, ge=0, le=50_000)] = Field(default_factory=usual_labels)
     n_images: Annotated[int, Field(strict=True, ge=2, le=10_000)] = 50
@@ -86,21 +86,15 @@ def plot_family(runs: pd.DataFrame) -> Captioned:
     names = [name for name in plotting.PALETTE if name in set(runs["objective"])]
     dims = sorted(runs["latent_dim"].unique())
     drawn, axes = plotting.panels(len(shown), 2.1, 0.24 * len(names) + 0.5, len(shown), sharey=True)
-    for ax, (metric, linear_below) in zip(axes, shown.items(), strict=True):
+    for ax, metric in zip(axes, shown, strict=True):
         for place, name in enumerate(names):
             for dim in dims:
                 group, color = done[(done["objective"] == name) & (done["latent_dim"] == dim)], plotting.PALETTE[name]
                 face = color if dim == dims[-1] else "none"
                 at = place + 0.15 * (dims.index(dim) - (len(dims) - 1) / 2)
                 ax.plot(group[metric], [at] * len(group), plotting.MARKERS[name], color=color, mfc=face, ms=4)
-        if linear_below:
-            ax.set_xscale("symlog", linthresh=linear_below)
-            ax.axvline(0, color="0.5", lw=0.6)
-        ax.set_title(label(metric), fontsize=8)
-        ax.tick_params(labelsize=7)
-        ax.grid(axis="y", lw=0.3, color="0.9")
-    axes[0].set_yticks(range(len(names)), [objective_name(name) for name in names], fontsize=8)
-    axes[0].set_ylim(len(names) - 0.5, -0.5)
+        ax.set_title(label(metric))
+    plotting.style_rows(axes, [objective_name(name) for name in names], list(shown.values()))
     hollow = {f"{dim:g} dimensions": {"marker": "o", "mfc": "none", "ls": ""} for dim in dims[:-1]}
     plotting.legend(drawn, {**hollow, f"{dims[-1]:g} dimensions": {"marker": "o", "ls": ""}})
     return drawn.captioned(

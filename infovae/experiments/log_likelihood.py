@@ -73,7 +73,7 @@ def plot_bounds(runs: pd.DataFrame) -> Captioned:
     columns = [f"nll_{k}" for k in draws]
     control = done[done["objective"] == "unconditional"].set_index("seed")["nll"]
     drawn, (by_draws, by_objective, *paired) = plotting.panels(3 if len(control) else 2, 3.8, 3.2)
-    recalled = authors.read("likelihood").replace("adversarial", "wasserstein").set_index("objective")["nll"]
+    recalled = authors.read("likelihood").set_index("objective")["nll"]
     comparable = set(done["latent_dim"]) <= {0, 5} and set(done["dataset"]) <= {"mnist"}
     for place, (objective, group) in enumerate(plotting.by_objective(done)):
         color, values = plotting.PALETTE[objective], group[columns].to_numpy(float)

@@ -128,19 +128,13 @@ def plot_variants(runs: pd.DataFrame) -> Captioned:
         asked = [name for name in variants if name in set((done if len(done) else runs)["variant"])]
         rows += [("", question)] * bool(asked) + [(name, variant_name(name)) for name in asked]
     drawn, axes = plotting.panels(len(metrics), 2.3, 0.23 * len(rows) + 0.5, len(metrics), sharey=True)
-    for ax, (metric, (title, linear_below)) in zip(axes, metrics.items(), strict=True):
+    for ax, (metric, (title, _)) in zip(axes, metrics.items(), strict=True):
         for place, (variant, _) in enumerate(rows):
             group = done[done["variant"] == variant]
             color = plotting.PALETTE[VARIANTS[variant]["objective"]] if variant else "0"
             ax.plot(group[metric], [place] * len(group), "o", color=color, ms=4, alpha=0.7)
-        if linear_below:
-            ax.set_xscale("symlog", linthresh=linear_below)
-            ax.axvline(0, color="0.5", lw=0.6)
-        ax.set_title(title, fontsize=8)
-        ax.tick_params(labelsize=7)
-        ax.grid(axis="y", lw=0.3, color="0.9")
-    axes[0].set_yticks(range(len(rows)), [text for _, text in rows], fontsize=8)
-    axes[0].set_ylim(len(rows) - 0.5, -0.5)
+        ax.set_title(title)
+    plotting.style_rows(axes, [text for _, text in rows], [linear_below for _, linear_below in metrics.values()])
     for tick, (variant, _) in zip(axes[0].get_yticklabels(), rows, strict=True):
         tick.set_fontweight("normal" if variant else "bold")
     return drawn.captioned(

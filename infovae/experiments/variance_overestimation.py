@@ -17,7 +17,7 @@ from infovae.config import (
     PIXELS,
     Alpha,
     Count,
-    Decoder,
+    DecoderName,
     LatentDim,
     LatentEvaluation,
     LikelihoodEvaluation,
@@ -78,7 +78,7 @@ class VarianceOverestimation(Experiment):
     binarizations: Several[Literal["none", "dynamic", "static"]] = ("none",)
     latent_dim: LatentDim = AUTHORS_DIM
     n_trains: Several[TrainingSize] = Field(default_factory=_few_and_all)
-    decoder: Decoder = "conv"
+    decoder: DecoderName = "conv"
     encoder_norm: Literal["batch", "none", "spread"] = "none"
     steps: Count = 1000
     batch_size: Annotated[int, Field(strict=True, ge=2, le=100_000)] = 200

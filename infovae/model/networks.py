@@ -1,6 +1,6 @@
 """The parts of a model: posteriors, encoders, decoders and critics. No loss, no training.
 
-The autoregressive decoder lives in `pixelcnn`.
+The autoregressive decoders live in `pixelcnn` and `gated_pixelcnn`.
 """
 
 from __future__ import annotations
@@ -95,6 +95,10 @@ class Decoder(nn.Module):
         logits = at_least_float32(self(x, z))  # the sum over pixels needs all digits
         return -F.binary_cross_entropy_with_logits(logits, x.to(logits), reduction="none").flatten(1).sum(1)
 
+    def expected(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return the expected value of every pixel given z and, where they matter, the pixels of x before it."""
+        return torch.sigmoid(self(x, z))
+
     def sample(self, z: Tensor, uniforms: Tensor) -> Tensor:
         """Draw x ~ p(x|z), in {0, 1}, of z's dtype: a pixel is on where its uniform lies below its probability.
 
@@ -154,6 +158,10 @@ class GaussianDecoder(Decoder):
     def mean(self, z: Tensor) -> Tensor:
         """Return E[x|z], (n, 1, H, W)."""
         return self._maps(z)[:, :1].sigmoid()
+
+    def expected(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return E[x|z], whatever x is."""
+        return self.mean(z)
 
     def sample(self, z: Tensor, uniforms: Tensor) -> Tensor:
         """Draw grey images (n, 1, H, W) by the inverse distribution function, clipped to [0, 1]."""

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from infovae.claims import authors
-from infovae.config import EMPTY_CODE, OBJECTIVES, RunConfig
+from infovae.config import AUTOREGRESSIVE, EMPTY_CODE, OBJECTIVES, RunConfig
 from infovae.experiments import HEADLINE_DIM
 from infovae.experiments.variance_overestimation import KINDS
 from infovae.labels import as_markdown, objective_name
@@ -33,7 +33,7 @@ def pool(published: Mapping[str, Published], *names: str) -> pd.DataFrame:
     settings is left out: it measures on validation images.
     """
     chosen = [published[name].runs for name in names or published if name in published and name != "tuning"]
-    done = [runs[(runs["status"] == "done") & runs["decoder"].isin(["pixelcnn", "gated_pixelcnn"])] for runs in chosen]
+    done = [runs[(runs["status"] == "done") & runs["decoder"].isin(AUTOREGRESSIVE)] for runs in chosen]
     frames = [runs for runs in done if len(runs)]
     if not frames:
         return pd.DataFrame(columns=["run_id", "status", *RunConfig.model_fields])

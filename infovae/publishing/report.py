@@ -177,8 +177,7 @@ def show_course(claims: pd.DataFrame) -> Markdown:
     watched = claims[claims["at_half"].notna()]
     columns = {"after a quarter": "at_quarter", "after a half": "at_half", "at the end": "at_end"}
     readable = {words: watched[column].map(format_number) for words, column in columns.items()}
-    bound = watched["holds"].str.split().str[-1].astype(float)
-    turned = ((watched["at_half"] - bound) * (watched["at_end"] - bound) < 0).map({True: "yes", False: "no"})
+    turned = watched["turned"].map({True: "yes", False: "no"})
     holds = watched["measured"] + ": " + watched["holds"]
     words = {"statement": watched["statement"], "holds": holds, **readable, "changed its side": turned}
     return show_table(pd.DataFrame(words))

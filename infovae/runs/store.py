@@ -45,7 +45,7 @@ class StoreError(RuntimeError):
     """The store cannot be written; the message says where, why and what to do."""
 
 
-class Evaluated(NamedTuple):
+class KeptEvaluation(NamedTuple):
     """One evaluation as it was found: its numbers, and its arrays as a file's content and a prefix of their names."""
 
     metrics: dict[str, Any]
@@ -189,7 +189,7 @@ class Store:
         write_atomically(path, _seal(record, f"{run_id}/published"))
         return True
 
-    def _find(self, run_id: str, evaluation: Evaluation) -> Evaluated | None:
+    def _find(self, run_id: str, evaluation: Evaluation) -> KeptEvaluation | None:
         """Return an evaluation of the run that `load_run` returns: numbers of two trainings are never mixed."""
         run = self.load_run(run_id)
         if run is None:
@@ -206,7 +206,7 @@ class Store:
                 continue
             arrays = _read(file.with_suffix(".npz"))
             if arrays is not None and _sha256(arrays) == found["arrays_sha256"]:
-                return Evaluated(metrics, arrays, prefix)
+                return KeptEvaluation(metrics, arrays, prefix)
             log.warning("the arrays beside %s are gone or damaged: making the evaluation again", file)
         return None
 

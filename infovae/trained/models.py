@@ -25,7 +25,6 @@ from infovae.data.datasets import ImageData
 from infovae.data.parsers import MIN_IMAGES, DataError, grey_values, pad
 from infovae.evaluation.images import encode, in_batches, measuring_device
 from infovae.evaluation.likelihood import estimate_log_likelihood, powers_of_ten
-from infovae.evaluation.samples import expected_pixels
 from infovae.model.build import Model, build_model
 from infovae.refusals import ParameterError, explain
 from infovae.runs.store import read_record
@@ -155,7 +154,7 @@ class TrainedModel:
         z, uniforms, decoder = z.to(self.device), uniforms.to(self.device), self.model.decoder
         images = in_batches(decoder.sample, z, uniforms, size=AT_ONCE) if len(z) else uniforms
         if expected and len(z):
-            images = in_batches(lambda x, z: expected_pixels(decoder, x, z), images, z, size=AT_ONCE)
+            images = in_batches(decoder.expected, images, z, size=AT_ONCE)
         return images[:, 0].float().cpu().numpy()
 
 

@@ -429,7 +429,7 @@ def test_course_of_training() -> None:
 def test_authors_numbers_go_through_the_same_functions() -> None:
     rows: dict[str, Any] = {row["claim"]: row for row in ledger(HOLDS).to_dict("records")}
     figure = authors.read("figure").set_index(["metric", "latent_dim", "objective"])["value"]
-    names = {"Stein": "stein", "Wasserstein": "adversarial"}
+    names = {"Stein": "stein", "Wasserstein": "wasserstein"}
     for name, metric in (("mmd_best_log_det", "log_det_cov_total"), ("mmd_best_squared_mmd", "squared_mmd")):
         rival, dimensions = rows[name]["condition"].split(", ")
         dim = int(dimensions.split()[0])

@@ -133,7 +133,7 @@ def test_killed_run_keeps_what_was_finished(tmp_path: Path) -> None:
 def test_interrupted_run_ends_within_seconds_and_says_what_is_kept(
     number: signal.Signals, to_group: bool, tmp_path: Path
 ) -> None:
-    """In the middle of a thousand jobs: the terminal's Ctrl-C reaches the workers too, a polite kill does not."""
+    """In the middle of several runs: the terminal's Ctrl-C reaches the workers too, a polite kill does not."""
     text = "dataset=digits n_train=500 steps=2000 seeds=[0,1] alphas=[1] lambdas=[10] receptive_radii=[5] latent_dim=2"
     settings = {"INFOVAE_STORE": "store", "INFOVAE_RESULTS": "results"}
     environment = {name: str(tmp_path / folder) for name, folder in settings.items()}
