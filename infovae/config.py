@@ -46,6 +46,15 @@ Alpha = Annotated[float, Field(strict=True, le=1, ge=-1e6, allow_inf_nan=False)]
 Lambda = Annotated[float, Field(strict=True, ge=0, le=1e6, allow_inf_nan=False)]
 Positive = Annotated[float, Field(strict=True, gt=0, le=1e6, allow_inf_nan=False)]
 Draws = Literal[10, 100, 1000, 10_000]
+BatchSize = Annotated[int, Field(strict=True, ge=2, le=100_000)]
+Maps = Annotated[int, Field(strict=True, ge=1, le=512)]
+Layers = Annotated[int, Field(strict=True, ge=1, le=16)]
+Radius = Annotated[int, Field(strict=True, ge=2, le=28)]
+EncoderNorm = Literal["batch", "none", "spread"]
+Precision = Literal["auto", "float32", "bfloat16"]
+Samples = Annotated[int, Field(strict=True, ge=10, le=100_000)]
+FewImages = Annotated[int, Field(strict=True, ge=2, le=10_000)]
+FitSteps = Annotated[int, Field(strict=True, ge=1, le=10_000)]
 
 AUTOREGRESSIVE = ("pixelcnn", "gated_pixelcnn")
 """Decoders that model each pixel from those before it, and can do without a code."""
@@ -187,25 +196,25 @@ class RunConfig(Settings):
     free_bits: Annotated[float, Field(strict=True, ge=0, le=100)] = 0.0
 
     encoder: Literal["conv", "dense", "scalar"] = "conv"
-    encoder_width: Annotated[int, Field(strict=True, ge=1, le=512)] = 32
-    encoder_norm: Literal["batch", "none", "spread"] = "batch"
+    encoder_width: Maps = 32
+    encoder_norm: EncoderNorm = "batch"
     posterior_std: Literal["sigmoid", "exp", "softplus"] = "sigmoid"
     mean_scale: Positive | None = None
     latent_dim: Annotated[int, Field(strict=True, ge=0, le=1024)] = 10
     decoder: DecoderName = "pixelcnn"
     decoder_min_std: Positive = 0.1
     conditioning: Literal["global", "spatial"] = "global"
-    pixelcnn_channels: Annotated[int, Field(strict=True, ge=1, le=512)] = 32
-    pixelcnn_layers: Annotated[int, Field(strict=True, ge=1, le=16)] = 4
-    receptive_radius: Annotated[int, Field(strict=True, ge=2, le=28)] = 12
+    pixelcnn_channels: Maps = 32
+    pixelcnn_layers: Layers = 4
+    receptive_radius: Radius = 12
 
     steps: Count = 1000
-    batch_size: Annotated[int, Field(strict=True, ge=2, le=100_000)] = 100
+    batch_size: BatchSize = 100
     learning_rate: Positive = 1e-3
     learning_rate_decay: bool = True
     optimizer: Literal["adam", "rmsprop"] = "adam"
     gradient_clip: Positive | None = None
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     seed: Seed = 0
 
     @model_validator(mode="before")
@@ -294,7 +303,7 @@ class ClassifierConfig(Settings):
 
     dataset: Dataset = "mnist"
     steps: Count = 1400
-    batch_size: Annotated[int, Field(strict=True, ge=2, le=100_000)] = 128
+    batch_size: BatchSize = 128
     learning_rate: Positive = 6e-3
     seed: Seed = 0
 
@@ -319,7 +328,7 @@ class SampleEvaluation(Settings):
 
     revision: Literal[2] = 2
     classifier: ClassifierConfig | None = ClassifierConfig()
-    n_samples: Annotated[int, Field(strict=True, ge=10, le=100_000)] = 1000
+    n_samples: Samples = 1000
 
     @classmethod
     def for_dataset(cls, dataset: Dataset, n_samples: int) -> SampleEvaluation:
@@ -362,10 +371,10 @@ class LikelihoodEvaluation(Settings):
 
     revision: Literal[2] = 2
 
-    n_images: Annotated[int, Field(strict=True, ge=2, le=10_000)] = 100
+    n_images: FewImages = 100
     n_train_images: Annotated[int, Field(strict=True, ge=0, le=50_000)] = 0
     n_draws: Draws = 100
-    fit_steps: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 100
+    fit_steps: FitSteps = 100
     n_annealed: Annotated[int, Field(strict=True, ge=0, le=10_000)] = 0
     n_temperatures: Annotated[int, Field(strict=True, ge=10, le=100_000)] = 300
     n_searched: Annotated[int, Field(strict=True, ge=0, le=10_000)] = 20

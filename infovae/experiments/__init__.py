@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
@@ -23,6 +23,7 @@ from infovae.claims.intervals import half_width
 from infovae.config import (
     OBJECTIVES,
     PROJECT_ROOT,
+    BatchSize,
     Count,
     Dataset,
     DecoderName,
@@ -30,6 +31,7 @@ from infovae.config import (
     ObjectiveName,
     PixelConfig,
     Positive,
+    Precision,
     RunConfig,
     Seed,
     Settings,
@@ -93,8 +95,6 @@ _READ = (BeforeValidator(_parse_text), AfterValidator(_require_unique))
 Several = Annotated[tuple[T, ...], Field(min_length=1, max_length=1000), *_READ]
 """What an experiment varies: at least one value, none twice."""
 MoreSeeds = Annotated[tuple[Seed, ...], Field(max_length=1000), *_READ]
-Radius = Annotated[int, Field(strict=True, ge=2, le=28)]
-Samples = Annotated[int, Field(strict=True, ge=10, le=100_000)]
 Overrides = Annotated[dict[str, Any], BeforeValidator(_parse_text)]
 
 HEADLINE_DIM = 10
@@ -122,9 +122,9 @@ class Experiment(Settings):
     dataset: Dataset = "mnist"
     seeds: Several[Seed] = (0, 1, 2)
     steps: Count = 700
-    batch_size: Annotated[int, Field(strict=True, ge=2, le=100_000)] = 100
+    batch_size: BatchSize = 100
     learning_rate: Positive = RunConfig.model_fields["learning_rate"].default
-    precision: Literal["auto", "float32", "bfloat16"] = RunConfig.model_fields["precision"].default
+    precision: Precision = RunConfig.model_fields["precision"].default
     overrides: Overrides = Field(default_factory=dict)
 
     def __init_subclass__(cls, **settings: Any) -> None:

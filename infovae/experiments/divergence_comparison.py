@@ -18,10 +18,11 @@ from infovae.config import (
     ObjectiveName,
     RunConfig,
     SampleEvaluation,
+    Samples,
     SemiSupervisedEvaluation,
 )
 from infovae.data import sources
-from infovae.experiments import HEADLINE_DIM, ImageExperiment, MoreSeeds, Samples, Several, Wanted, product
+from infovae.experiments import HEADLINE_DIM, ImageExperiment, MoreSeeds, Several, Wanted, product
 from infovae.labels import label, objective_name
 from infovae.plotting import Captioned, Panel
 

@@ -12,6 +12,8 @@ from infovae.config import (
     Count,
     DecoderName,
     Draws,
+    FewImages,
+    FitSteps,
     LatentDim,
     LatentEvaluation,
     LikelihoodEvaluation,
@@ -53,9 +55,9 @@ class Family(ImageExperiment):
     decoder: DecoderName = "conv"
     n_codes: Annotated[int, Field(strict=True, ge=100, le=60_000)] = 2000
     n_labels: Annotated[int, Field(strict=True, ge=0, le=50_000)] = Field(default_factory=usual_labels)
-    n_images: Annotated[int, Field(strict=True, ge=2, le=10_000)] = 50
+    n_images: FewImages = 50
     n_draws: Draws = 100
-    fit_steps: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 100
+    fit_steps: FitSteps = 100
 
     def wanted(self) -> Wanted:
         """Return one run per seed, dimension and objective, with its codes, few labels and likelihood evaluated."""

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from typing import Literal
 
 import pandas as pd
 
 from infovae import plotting
-from infovae.config import EMPTY_CODE, Alpha, Lambda, LatentDim, LatentEvaluation, ObjectiveName, RunConfig
-from infovae.experiments import HEADLINE_DIM, ImageExperiment, Radius, Several, Wanted, product
+from infovae.config import (
+    EMPTY_CODE,
+    Alpha,
+    EncoderNorm,
+    Lambda,
+    LatentDim,
+    LatentEvaluation,
+    ObjectiveName,
+    Radius,
+    RunConfig,
+)
+from infovae.experiments import HEADLINE_DIM, ImageExperiment, Several, Wanted, product
 from infovae.labels import label, objective_name
 from infovae.plotting import Captioned
 
@@ -37,7 +46,7 @@ class LatentUsage(ImageExperiment):
     alphas: Several[Alpha] = (1.0,)
     lambdas: Several[Lambda] = (784.0,)
     receptive_radii: Several[Radius] = (RunConfig.model_fields["receptive_radius"].default,)
-    encoder_norms: Several[Literal["batch", "none", "spread"]] = ("batch",)
+    encoder_norms: Several[EncoderNorm] = ("batch",)
     latent_dim: LatentDim = HEADLINE_DIM
 
     def wanted(self) -> Wanted:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from infovae import plotting
 from infovae.claims import authors
-from infovae.config import Draws, LatentDim, LatentEvaluation, LikelihoodEvaluation, ObjectiveName
+from infovae.config import Draws, FewImages, FitSteps, LatentDim, LatentEvaluation, LikelihoodEvaluation, ObjectiveName
 from infovae.experiments import HEADLINE_DIM, ImageExperiment, Several, Wanted, product
 from infovae.labels import objective_name
 from infovae.plotting import Captioned
@@ -38,9 +38,9 @@ class LogLikelihood(ImageExperiment):
 
     objectives: Several[ObjectiveName] = ("elbo", "mmd", "stein", "wasserstein", "unconditional")
     latent_dim: LatentDim = HEADLINE_DIM
-    n_images: Annotated[int, Field(strict=True, ge=2, le=10_000)] = 50
+    n_images: FewImages = 50
     n_draws: Draws = 100
-    fit_steps: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 100
+    fit_steps: FitSteps = 100
     n_searched: Annotated[int, Field(strict=True, ge=0, le=10_000)] = 10
 
     def wanted(self) -> Wanted:

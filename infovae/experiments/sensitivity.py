@@ -8,8 +8,8 @@ import pandas as pd
 from pydantic import AfterValidator
 
 from infovae import plotting
-from infovae.config import LatentDim, LatentEvaluation, RunConfig, SampleEvaluation, Seed
-from infovae.experiments import HEADLINE_DIM, ImageExperiment, Samples, Several, Wanted
+from infovae.config import LatentDim, LatentEvaluation, RunConfig, SampleEvaluation, Samples, Seed
+from infovae.experiments import HEADLINE_DIM, ImageExperiment, Several, Wanted
 from infovae.labels import label, objective_name
 from infovae.plotting import Captioned
 from infovae.refusals import unknown_name

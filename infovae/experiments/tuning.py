@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import pandas as pd
 from pydantic import Field
 
 from infovae import plotting
-from infovae.config import LatentDim, LatentEvaluation, ObjectiveName, Positive, Seed, TrainingSize, all_training_images
-from infovae.experiments import HEADLINE_DIM, Experiment, Radius, Several, Wanted, product
+from infovae.config import (
+    LatentDim,
+    LatentEvaluation,
+    Layers,
+    Maps,
+    ObjectiveName,
+    Positive,
+    Radius,
+    Seed,
+    TrainingSize,
+    all_training_images,
+)
+from infovae.experiments import HEADLINE_DIM, Experiment, Several, Wanted, product
 from infovae.labels import label
 from infovae.plotting import Captioned
 
-Size = tuple[Annotated[int, Field(strict=True, ge=1, le=512)], Annotated[int, Field(strict=True, ge=1, le=16)], Radius]
+Size = tuple[Maps, Layers, Radius]
 
 
 class Tuning(Experiment):

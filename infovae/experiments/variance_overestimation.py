@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -12,22 +12,26 @@ from pydantic import Field
 
 from infovae import plotting
 from infovae.claims import authors
-from infovae.config import (
+from infovae.config import (  # fmt: skip
     EMPTY_CODE,
     PIXELS,
     Alpha,
+    BatchSize,
     Count,
     DecoderName,
+    EncoderNorm,
+    FewImages,
     LatentDim,
     LatentEvaluation,
     LikelihoodEvaluation,
     ObjectiveName,
     RunConfig,
     SampleEvaluation,
+    Samples,
     TrainingSize,
     all_training_images,
-)  # fmt: skip
-from infovae.experiments import Experiment, Samples, Several, Wanted, product, weights_at
+)
+from infovae.experiments import Experiment, Several, Wanted, product, weights_at
 from infovae.labels import label, objective_name
 from infovae.plotting import Captioned, Panel
 
@@ -79,11 +83,11 @@ class VarianceOverestimation(Experiment):
     latent_dim: LatentDim = AUTHORS_DIM
     n_trains: Several[TrainingSize] = Field(default_factory=_few_and_all)
     decoder: DecoderName = "conv"
-    encoder_norm: Literal["batch", "none", "spread"] = "none"
+    encoder_norm: EncoderNorm = "none"
     steps: Count = 1000
-    batch_size: Annotated[int, Field(strict=True, ge=2, le=100_000)] = 200
+    batch_size: BatchSize = 200
     n_samples: Samples = 1000
-    n_likelihood: Annotated[int, Field(strict=True, ge=2, le=10_000)] = 50
+    n_likelihood: FewImages = 50
 
     def wanted(self) -> Wanted:
         """Return one run per seed, kind of pixels, size and objective, with codes, samples and likelihood evaluated."""
