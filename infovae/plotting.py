@@ -10,7 +10,7 @@ import functools
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec
 
 import matplotlib.style
 import numpy as np
@@ -179,8 +179,8 @@ def thousands(ticks: Iterable[float]) -> list[str]:
 def style_rows(axes: Sequence[Axes], names: Sequence[str], scales: Sequence[float | None]) -> None:
     """Style panels that share a row per name: metrics along the axis, around 0 linear within the scale, if any."""
     for ax, linear_below in zip(axes, scales, strict=True):
+        logarithmic(ax, linear_below, "x")
         if linear_below:
-            ax.set_xscale("symlog", linthresh=linear_below)
             ax.axvline(0, color="0.5", lw=0.6)
         ax.title.set_fontsize(8)
         ax.tick_params(labelsize=7)
@@ -276,19 +276,21 @@ def ideal(ax: Axes, value: float, name: str, right: bool = False) -> None:
     ax.annotate(name, (float(right), value), va="bottom", **end, **place, **NOTE)
 
 
-def logarithmic(ax: Axes, linear_below: float | None) -> None:
-    """Make the vertical axis logarithmic on both sides of 0, linear within `linear_below` of it; None: leave it.
+def logarithmic(ax: Axes, linear_below: float | None, which: Literal["x", "y"] = "y") -> None:
+    """Make an axis logarithmic on both sides of 0, linear within `linear_below` of it; None: leave it.
 
-    Called once the data are drawn: a range of less than some decades gets ticks at 1, 2 and 5.
+    Called once the data are drawn: what reaches less than 3 `linear_below` stays linear, and a range of less than some
+    decades gets ticks at 1, 2 and 5.
     """
-    if linear_below is None or np.abs(ax.yaxis.get_data_interval()).max() <= linear_below:
+    axis, set_scale = (ax.xaxis, ax.set_xscale) if which == "x" else (ax.yaxis, ax.set_yscale)
+    if linear_below is None or np.abs(axis.get_data_interval()).max() <= 3 * linear_below:
         return
-    ax.set_yscale("symlog", linthresh=linear_below)
-    ends = [*ax.yaxis.get_data_interval(), linear_below, 10 * linear_below]
-    low, high, *decade = ax.yaxis.get_transform().transform(np.array(ends))
+    set_scale("symlog", linthresh=linear_below)
+    ends = [*axis.get_data_interval(), linear_below, 10 * linear_below]
+    low, high, *decade = axis.get_transform().transform(np.array(ends))
     subs = (1, 2, 5) if high - low < 1.5 * (decade[1] - decade[0]) else (1,)
-    ax.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=linear_below, subs=subs))
-    ax.yaxis.set_major_formatter("{x:g}")
+    axis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=linear_below, subs=subs))
+    axis.set_major_formatter("{x:g}")
 
 
 def span(ax: Axes, values: Iterable[float]) -> None:

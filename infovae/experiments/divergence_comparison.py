@@ -199,7 +199,7 @@ def beside_authors(runs: pd.DataFrame) -> pd.DataFrame:
 @plotting.figure
 def plot_over_training(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
     """Return I(x;z), squared MMD and log det of validation images against the step, even in log, a line per run."""
-    scales = {"mutual_information": None, "squared_mmd": 1e-3, "log_det_cov_per_dim": 0.03}
+    scales = {"mutual_information": None, "squared_mmd": 1e-3, "log_det_cov_per_dim": 0.1}
     done = plotting.finished(runs)
     shown = done if len(done) else runs
     dims = sorted({min(shown["latent_dim"]), _headline_dim(shown), max(shown["latent_dim"])})
@@ -231,7 +231,7 @@ def plot_by_dimension(runs: pd.DataFrame) -> Captioned:
     metrics = {
         "mutual_information": Panel(limits={"cap": "mutual_information_cap"}),
         "squared_mmd": Panel(1e-3, {"match": 0.0}),
-        "log_det_cov_per_dim_test": Panel(0.03, {"match": 0.0}),
+        "log_det_cov_per_dim_test": Panel(0.1, {"match": 0.0}),
         "class_cross_entropy": Panel(1e-3, {"real images": "class_cross_entropy_real"}),
         "frechet_distance": Panel(limits={"real images": "frechet_distance_real"}),
         "reconstruction_nll": Panel(),
@@ -266,7 +266,9 @@ def plot_latent_plane(runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarr
         ax.label_outer()
         outside = 100 * float(np.mean(np.abs(codes).max(axis=1) > extent))
         if outside > 0.5:
-            ax.text(0.98, 0.02, f"{outside:.0f} % outside", transform=ax.transAxes, ha="right", **plotting.NOTE)
+            plain = {"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1}
+            words = f"{outside:.0f} % outside"
+            ax.text(0.98, 0.03, words, transform=ax.transAxes, ha="right", bbox=plain, **plotting.NOTE)
         if ax is axes[-1] and labelled:
             drawn.colorbar(dots, ax=axes, ticks=range(n_classes), label="class", fraction=0.02)
     classes = " Colours that separate are classes that the code tells apart." if labelled else ""
