@@ -25,6 +25,9 @@ MATCHED = 0.08
 """Squared MMD below which a code counts as matching the prior: half of what a code collapsed to 0 has. A weak bound: a
 code with 70 % of its mass at 0 and the rest like the prior is within it."""
 
+LEAST_SQUARED_MMD = 1e-5
+"""A squared MMD below it counts as this much in ratios: it is within the error of every estimate here."""
+
 CLAIMS: dict[str, Claim] = {}
 
 
@@ -59,7 +62,8 @@ def claim(
 def ledger(runs: Mapping[str, pd.DataFrame], histories: Mapping[str, pd.DataFrame] | None = None) -> pd.DataFrame:
     """Return the ledger, a row per claim, from the runs and the histories of each experiment by name.
 
-    `p` is adjusted by Holm's procedure for the conditions of a claim, `p_ledger` once more for all claims measured.
+    `p` is that of the decisive condition, adjusted by Holm's procedure for the claim's conditions where its mean lies
+    beyond the bound; `p_ledger` is adjusted once more for all claims measured.
     """
     given = histories or {}
     frame = pd.DataFrame([judge(c, runs.get(c.experiment), given.get(c.experiment)) for c in CLAIMS.values()])
@@ -105,8 +109,8 @@ def difference(a: Effects, b: Effects) -> Effects:
 
 
 def ratio(a: Effects, b: Effects) -> Effects:
-    """Return |a| / |b| for the seeds and conditions that both have; 1e-5 counts as the least squared MMD."""
-    return np.exp(difference(*(np.log(x.abs().clip(lower=1e-5)) for x in (a, b))))
+    """Return |a| / |b| for the seeds and conditions that both have, each at least `LEAST_SQUARED_MMD`."""
+    return np.exp(difference(*(np.log(x.abs().clip(lower=LEAST_SQUARED_MMD)) for x in (a, b))))
 
 
 def together(**parts: Effects) -> Effects:
@@ -115,17 +119,23 @@ def together(**parts: Effects) -> Effects:
 
 
 def average_over_sizes(effects: Effects) -> Effects:
-    """Return each seed's mean over the sizes of the training set, of the seeds that have all of them, at least two.
+    """Return each seed's mean over sizes of the training set, at least two, by the other conditions; NaN where one is.
 
-    By the other conditions, too; NaN where an effect is.
+    Over those sizes that most seeds have, of equally many the most, and of the seeds that have them.
     """
     others = [name for name in effects.index.names if name != "n_train"]
-    sizes = sorted(effects.index.get_level_values("n_train").unique())
-    whole = effects[effects.groupby(others).transform("size") == len(sizes)]
-    if len(sizes) < 2 or whole.empty:
+    found = {
+        key: dict(zip(group.index.get_level_values("n_train"), group, strict=True))
+        for key, group in effects.groupby(others)
+    }
+    kinds = sorted({tuple(sorted(by_size)) for by_size in found.values() if len(by_size) > 1})
+    if not kinds:
         raise KeyError("n_train")
-    means = whole.groupby(others).agg(lambda group: group.mean(skipna=False))
-    return together(**{f"average of {' and '.join(f'{n:,}' for n in sizes)} images": means})
+    sizes = max(kinds, key=lambda kind: (sum(set(kind) <= by_size.keys() for by_size in found.values()), len(kind)))
+    means = {key: np.mean([d[n] for n in sizes]) for key, d in found.items() if set(sizes) <= d.keys()}
+    *first, last = (f"{n:,}" for n in sizes)
+    averaged = pd.Series(means, pd.MultiIndex.from_tuples(means, names=others), dtype=float)
+    return together(**{f"average of {', '.join(first)} and {last} images": averaged})
 
 
 def extreme(runs: pd.DataFrame, column: str, end: Literal["min", "max"]) -> pd.DataFrame:
@@ -141,7 +151,10 @@ def used_and_matched(runs: pd.DataFrame, condition: str, **where: Any) -> Effect
     """
     runs = under_pixelcnn(runs)
     information, squared_mmd = (values(runs, m, condition, **where) for m in ("mutual_information", "squared_mmd"))
-    parts = {"information": information / EMPTY_CODE, "match": MATCHED / squared_mmd.abs().clip(lower=1e-5)}
+    parts = {
+        "information": information / EMPTY_CODE,
+        "match": MATCHED / squared_mmd.abs().clip(lower=LEAST_SQUARED_MMD),
+    }
     if "reconstruction_nll_prior" in runs:
         own, other = (values(runs, f"reconstruction_nll{end}", condition, **where) for end in ("", "_prior"))
         parts["read"] = (other - own) / EMPTY_CODE
@@ -199,7 +212,10 @@ def vae_overestimates_variance(runs: pd.DataFrame) -> Effects:
 
 
 @variance(
-    "authors' code", "0.1 - and 0.1 + log det Cov[q(z)] / dim of MMD, training images", above=0, over=("n_train", ())
+    "authors' code",
+    "0.1 - x and 0.1 + x, x = log det Cov[q(z)] / dim of MMD, training images",
+    above=0,
+    over=("n_train", ()),
 )
 def mmd_keeps_variance(runs: pd.DataFrame) -> Effects:
     """With MMD log det Cov[q(z)] is near 0 on training images, whatever their number (Gaussian pixels)."""

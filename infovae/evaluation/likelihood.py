@@ -54,8 +54,9 @@ def evaluate(
     percentile over images. `nll_elbo` = -E_q[log p(x|z)] + `elbo_rate` needs no fit: the encoder's own q, one draw for
     each image.
     `nll_searched` is the bound of `search_elsewhere` on the first n_searched images, `nll_missed` by how much it is
-    tighter than a bound of the very same images with as many draws, all from the fit that starts at the encoder: what
-    modes that the encoder does not know are worth. Its standard error is `nll_missed_std_error`.
+    tighter than a bound of the very same images with as many draws, all from the fit that starts at the encoder: at
+    least so much are modes worth that the encoder does not know. It is below 0 where the draws of the other fits are
+    wasted. Its standard error is `nll_missed_std_error`.
     `nll_annealed` stands beside `nll_annealed_reference`, which is `nll` of the very same images.
     """
     chunk = 100 if generator.device.type == "cpu" else 5000

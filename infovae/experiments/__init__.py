@@ -191,7 +191,7 @@ class Experiment(Settings):
         """Refuse a combination that no run could have, and lists whose product nobody waits for."""
         lengths = {name: len(value) for name, value in self if isinstance(value, tuple) and value}
         too_many = f"make more than {N_RUNS_MAX:,} runs: shorten a list"
-        if math.prod(lengths.values()) > 100 * N_RUNS_MAX:  # some lists are added and not multiplied: an upper bound
+        if math.prod(lengths.values()) > 10 * N_RUNS_MAX:  # some lists are added and not multiplied: an upper bound
             raise ValueError(f"{' x '.join(f'{length} {name}' for name, length in lengths.items())} {too_many}")
         wanted = self.wanted()
         if len(wanted) > N_RUNS_MAX:

@@ -114,7 +114,7 @@ def plot_bounds(runs: pd.DataFrame) -> Captioned:
 
 @plotting.figure
 def plot_missed(runs: pd.DataFrame) -> Captioned:
-    """Return by how much the bound falls when fits that do not start from the encoder are added, a dot per run."""
+    """Return by how much fits that do not start from the encoder tighten the bound of as many draws, a dot per run."""
     done = plotting.finished(runs, "nll_missed", "nll_missed_std_error").dropna(subset=["nll_missed"])
     drawn, (ax,) = plotting.panels(1, 5.4, 2.8)
     for place, (objective, group) in enumerate(plotting.by_objective(done)):
@@ -129,6 +129,6 @@ def plot_missed(runs: pd.DataFrame) -> Captioned:
     return drawn.captioned(
         done,
         "The fitted proposal starts where the encoder points, and may miss a part of the posterior that lies "
-        "elsewhere; the effective sample size does not tell. Here fits from elsewhere are added on a few images. Dots "
-        "are runs, bars their standard errors over images.",
+        "elsewhere; the effective sample size does not tell. Here fits from elsewhere take a part of the draws, on a "
+        "few images. Below 0 they were wasted. Dots are runs, bars their standard errors over images.",
     )

@@ -55,40 +55,40 @@ class Tuning(Experiment):
         return [(self.config(**choice), (LatentEvaluation(split="validation"),)) for choice in choices]
 
     def choose_size(self, runs: pd.DataFrame) -> str:
-        """Return the size with the least loss of those that train within `seconds_at_most`, in words, or "none".
-
-        A size one of whose runs has no loss is not chosen.
-        """
-        sized = charged_loss(runs)[lambda frame: frame["learning_rate"] == self.learning_rate]
-        sized = sized[(sized["objective"] == self.objective) & sized["loss"].notna()]
-        groups = sized.groupby(size_in_words(sized))
-        means = groups[["loss", "train_seconds"]].mean()[groups.size() == len(self.seeds)]
-        fast = means[means["train_seconds"] <= self.seconds_at_most]
+        """Return the size with the least loss of those that train within `seconds_at_most`, in words, or "none"."""
+        fast = self._sizes(runs)[lambda means: means["train_seconds"] <= self.seconds_at_most]
         return str(fast["loss"].idxmin()) if len(fast) else "none"
 
     def choose_learning_rate(self, runs: pd.DataFrame) -> float:
-        """Return the learning rate with the least loss, averaged over objectives and seeds; NaN if there is none.
-
-        One of whose runs has no loss is not chosen: objectives have losses of different size.
-        """
-        done, default = charged_loss(runs), size_in_words(runs).iloc[-1]
-        rated = done[size_in_words(done) == default]
-        losses = rated[rated["objective"].isin(self.objectives)].groupby("learning_rate")["loss"]
-        means = losses.mean()[losses.count() == len(self.objectives) * len(self.seeds)]
-        return float(means.idxmin()) if len(means) else float("nan")
+        """Return the learning rate with the least loss, averaged over objectives and seeds; NaN if there is none."""
+        means = self._rates(runs)
+        return float(str(means.idxmin())) if len(means) else float("nan")
 
     def explain_choice(self, runs: pd.DataFrame) -> str:
-        """Return in words what is chosen, and among how many settings all of whose runs are finished."""
-        finished = charged_loss(runs)
-        n_sizes = size_in_words(finished[finished["learning_rate"] == self.learning_rate]).nunique()
-        rates = finished.groupby("learning_rate")["objective"].nunique()
-        n_rates = (rates >= len(self.objectives)).sum()
+        """Return in words what is chosen, and among how many settings all of whose runs have a loss."""
+        n_sizes, n_rates = len(self._sizes(runs)), len(self._rates(runs))
         return (
             f"decoder: {self.choose_size(runs)}; {n_sizes} of {len(self.sizes)} sizes were run, and at most "
             f"{self.seconds_at_most:g} s of training are allowed\n"
             f"learning rate: {self.choose_learning_rate(runs):g}; {n_rates} of {len(self.learning_rates)} were run "
             "with every objective"
         )
+
+    def _sizes(self, runs: pd.DataFrame) -> pd.DataFrame:
+        """Return mean loss and seconds of each size in words, all of whose runs have a loss."""
+        sized = charged_loss(runs)[lambda frame: frame["learning_rate"] == self.learning_rate]
+        sized = sized[(sized["objective"] == self.objective) & sized["loss"].notna()]
+        asked = {f"{maps} maps, {layers} layers, radius {radius}" for maps, layers, radius in self.sizes}
+        sized = sized[size_in_words(sized).isin(asked)]
+        groups = sized.groupby(size_in_words(sized))
+        return groups[["loss", "train_seconds"]].mean()[groups.size() == len(self.seeds)]
+
+    def _rates(self, runs: pd.DataFrame) -> pd.Series:
+        """Return the mean loss of each learning rate, all of whose runs have one: objectives differ in its size."""
+        done, default = charged_loss(runs), size_in_words(runs).iloc[-1]
+        rated = done[size_in_words(done) == default]
+        losses = rated[rated["objective"].isin(self.objectives)].groupby("learning_rate")["loss"]
+        return losses.mean()[losses.count() == len(self.objectives) * len(self.seeds)]
 
 
 def charged_loss(runs: pd.DataFrame) -> pd.DataFrame:

@@ -118,8 +118,8 @@ def worth_of_code(runs: pd.DataFrame) -> str:
     pairs = {name: (nll - control).dropna() for name, nll in by_seed.items()}
     said = [f"{objective_name(n)} {say_interval(d)}" for n, d in pairs.items() if len(d) >= SEEDS_FOR_INTERVAL]
     return (
-        "Bound on −log p(x) less that of a PixelCNN without a code, in nats, with 95 % intervals over seeds; below 0 "
-        f"the model with a code is better: {'; '.join(said)}."
+        f"Bound on −log p(x) less that of a PixelCNN without a code, in nats, in {say_dimensions(runs)}, with 95 % "
+        f"intervals over seeds; below 0 the model with a code is better: {'; '.join(said)}."
         if said
         else ""
     )
@@ -156,7 +156,8 @@ def spread_of_codes(runs: pd.DataFrame) -> str:
     parts = [f"log_det_cov_per_dim_{part}" for part in ("train", "test")]
     done, theirs = finished(runs, *parts).dropna(subset=parts), authors.runs("variance_overestimation")
     assert theirs is not None
-    said = []
+    ends = done["n_train"].isin(done.groupby("binarization")["n_train"].agg(["min", "max"]).to_numpy().ravel())
+    done, said = done[ends], []
     for kind, of_kind in done.groupby("binarization", sort=False):
         for objective, group in by_objective(of_kind):
             at = []
@@ -165,7 +166,7 @@ def spread_of_codes(runs: pd.DataFrame) -> str:
                 known = theirs[(theirs[["objective", "latent_dim", "n_train", "binarization"]] == key).all(axis=1)]
                 beside = f" (authors’ code {' and '.join(say(known[p]) for p in parts)})" if len(known) else ""
                 at.append(f"{' and '.join(format_number(same[p].mean()) for p in parts)} at {keys[1]:,} images{beside}")
-            said.append(f"{objective_name(objective)}, {KINDS[str(kind)]}: {'; '.join(dict.fromkeys([at[0], at[-1]]))}")
+            said.append(f"{objective_name(objective)}, {KINDS[str(kind)]}: {'; '.join(at)}")
     where = f"log det Cov[q(z)] / dim on training and on test images ({count_seeds(done)})."
     return f"{where} {'. '.join(said)}." if said else ""
 

@@ -17,10 +17,11 @@ import pandas as pd
 from IPython.display import Image, Markdown, display
 
 from infovae.claims.intervals import LEVEL
-from infovae.config import OBJECTIVES, PROJECT_ROOT
+from infovae.claims.statements import under_pixelcnn
+from infovae.config import PROJECT_ROOT
 from infovae.experiments import MODULES, Experiment, make_experiment
 from infovae.labels import as_markdown, label, objective_name
-from infovae.plotting import Captioned, count, display_width, finished
+from infovae.plotting import Captioned, by_objective, count, display_width, finished
 from infovae.publishing.site import SYMBOLS
 from infovae.publishing.tables import format_number, show_table, write_tables
 from infovae.refusals import ParameterError
@@ -173,7 +174,10 @@ def show_claims(claims: pd.DataFrame) -> Markdown:
 
 
 def show_course(claims: pd.DataFrame) -> Markdown:
-    """Return, of each statement that was watched during training, its least favourable condition on the way."""
+    """Return, of each statement that was watched during training, its decisive condition on the way.
+
+    Of what the intervals confirmed, the least favourable condition at each time.
+    """
     watched = claims[claims["at_half"].notna()]
     columns = {"after a quarter": "at_quarter", "after a half": "at_half", "at the end": "at_end"}
     readable = {words: watched[column].map(format_number) for words, column in columns.items()}
@@ -298,35 +302,40 @@ def describe_missing(
 
 def compare_settings(runs: pd.DataFrame) -> pd.DataFrame:
     """Return what decides the comparison under a PixelCNN, ours beside the authors' code; `runs` are its models."""
-    done = finished(runs)
-    row = (done if len(done) else runs).iloc[0]
-    width, falls = int(row["encoder_width"]), " falling to 0 in the second half" if row["learning_rate_decay"] else ""
-    critic, weight = (
-        f"critic {row['critic_learning_rate']:g}",
-        {n: OBJECTIVES[n]["lambda_"] for n in OBJECTIVES if n != "averaged_elbo"},
-    )
-    beside = {
-        "encoder": (
-            f"conv {width}, {2 * width}, dense {8 * width}, norm: {row['encoder_norm']}",
-            "conv 64, 128, dense 512, norm: batch",
-        ),
-        "decoder": (
-            f"{row['decoder']}, {row['pixelcnn_layers']:g} layers of {row['pixelcnn_channels']:g} maps, sees "
-            f"{row['receptive_radius']:g} pixels far",
-            "gated residual PixelCNN, 12 layers of 32 maps, sees 14 pixels far",
-        ),
-        "training": (
-            f"{row['steps']:,} steps of {row['batch_size']} images, {row['optimizer']}, "
-            f"{row['learning_rate']:g}{falls}, {row['precision']}",
-            "40,000 steps or more of 100 images, RMSProp, 0.001, gradients clipped to [−1, 1], float32",
-        ),
-        "MMD": (f"λ = {weight['mmd']:g}, kernel exp(−d²/(2 dim))", "the same, on a loss averaged over 784 pixels"),
-        "Stein": (f"λ = {weight['stein']:g}, kernel exp(−d²/(2 dim))", "the same, on a sum over the batch"),
-        "Wasserstein": (f"λ = {weight['wasserstein']:g}, {critic}", "λ = 784, critic 2e-05"),
-        "Jensen": (f"λ = {weight['jensen']:g}, {critic}", "–"),
-        "VAE": ("the ELBO", "what it calls ELBO is a β-VAE, β = 784/dim"),
+    autoregressive = under_pixelcnn(runs)
+    of_first = {name: g.iloc[0] for name, g in by_objective(autoregressive if len(autoregressive) else runs)}
+    row = next(iter(of_first.values()))
+    width = int(row["encoder_width"])
+    steps = [
+        f"{row['steps']:,} steps of {row['batch_size']} images",
+        str(row["optimizer"]),
+        f"{row['learning_rate']:g}",
+    ]
+    steps[-1] += " falling to 0 in the second half" if row["learning_rate_decay"] else ""
+    steps += [f"gradients clipped to ±{clip:g}"] if (clip := row.get("gradient_clip")) and clip == clip else []
+    ours = {
+        "encoder": f"conv {width}, {2 * width}, dense {8 * width}, norm: {row['encoder_norm']}",
+        "decoder": f"{row['decoder']}, {row['pixelcnn_layers']:g} layers of {row['pixelcnn_channels']:g} maps, sees "
+        f"{row['receptive_radius']:g} pixels far",
+        "training": ", ".join([*steps, str(row["precision"])]),
+        "VAE": "the ELBO",
     }
-    return pd.DataFrame([(name, *both) for name, both in beside.items()], columns=["", "ours", "authors’ code"])
+    for name, found in of_first.items():
+        if found["divergence"] != "none":
+            critic = f", critic {found['critic_learning_rate']:g}" if name in ("wasserstein", "jensen") else ""
+            ours[objective_name(name)] = f"λ = {found['lambda_']:g}{critic}"
+    theirs = {
+        "encoder": "conv 64, 128, dense 512, norm: batch",
+        "decoder": "gated residual PixelCNN, 12 layers of 32 maps, sees 14 pixels far",
+        "training": "40,000 steps or more of 100 images, rmsprop, 0.001, gradients clipped to ±1, float32",
+        "VAE": "what it calls ELBO is a β-VAE, β = 784/dim",
+        "MMD": "λ = 784 (a loss averaged over 784 pixels), the same kernel",
+        "Stein": "λ = 78400 (and a sum over the batch), the same kernel",
+        "Wasserstein": "λ = 784, critic 2e-05",
+    }
+    return pd.DataFrame(
+        {"": list(ours), "ours": ours.values(), "authors’ code": [theirs.get(key, "–") for key in ours]}
+    )
 
 
 def list_deviations() -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from infovae.claims.intervals import half_width
+from infovae.claims.statements import LEAST_SQUARED_MMD
 from infovae.config import EMPTY_CODE
 from infovae.labels import objective_name
 from infovae.plotting import SEEDS_FOR_INTERVAL, by_objective, count_seeds, finished, join
@@ -21,6 +22,11 @@ WAYS = {
 """How squared MMD is measured -> its column."""
 
 
+def capitalise(words: str) -> str:
+    """Return words as they stand at the beginning of a sentence."""
+    return words[:1].upper() + words[1:]
+
+
 def used_by_seed(runs: pd.DataFrame, column: str) -> dict[str, pd.Series]:
     """Return objective -> a metric by seed, of the objectives that have it and use their code in every seed."""
     groups = {name: group.set_index("seed") for name, group in by_objective(runs) if column in group}
@@ -34,12 +40,13 @@ def nearest_to_prior(runs: pd.DataFrame) -> str:
     for way, column in WAYS.items():
         distance = {name: abs(metric.mean()) for name, metric in used_by_seed(runs, column).items()}
         if distance:
-            orders.append(f"{way}: {join(objective_name(name) for name in sorted(distance, key=distance.__getitem__))}")
+            nearest_first = sorted(distance, key=distance.__getitem__)
+            orders.append(f"{capitalise(way)}: {join(map(objective_name, nearest_first))}")
     if not orders:
         return ""
     used = used_by_seed(runs, "squared_mmd")
     others = [objective_name(name) for name, _ in by_objective(runs) if name not in used]
-    text = f"By mean squared MMD in {say_dimensions(runs)}, nearest first, {'; '.join(orders)}."
+    text = f"By mean squared MMD in {say_dimensions(runs)}, nearest first. {'. '.join(orders)}."
     return text + (f" Left out, since the code is empty in one seed or more: {join(others)}." if others else "")
 
 
@@ -59,13 +66,18 @@ def against_mmd(runs: pd.DataFrame) -> str:
         }
         parts = [f"{side} than {join(names)}" for side, names in of_side.items() if names and side != "open"]
         parts += [f"not decided against {join(of_side['open'])}"] if of_side["open"] else []
-        said.append(f"{way}, MMD is {join(parts)}")
-    return f"By the 95 % intervals of ratios, paired by seed, each by itself: {'; '.join(said)}." if said else ""
+        said.append(f"{capitalise(way)}, MMD is {join(parts)}")
+    return f"By the 95 % intervals of ratios, paired by seed, each by itself. {'. '.join(said)}." if said else ""
 
 
 def ratios_to_mmd(runs: pd.DataFrame, column: str) -> dict[str, tuple[float, ...]]:
-    """Return objective -> MMD's squared MMD divided by its own, paired by seed, with the ends of its 95 % interval."""
-    logs = {name: np.log(metric.abs()) for name, metric in used_by_seed(runs, column).items()}
+    """Return objective -> MMD's squared MMD divided by its own, paired by seed, with the ends of its 95 % interval.
+
+    Of what is within the error of the estimate the ratio says nothing: such an interval is very wide.
+    """
+    logs = {
+        name: np.log(metric.abs().clip(lower=LEAST_SQUARED_MMD)) for name, metric in used_by_seed(runs, column).items()
+    }
     found = {}
     for name, log in logs.items():
         pairs = (logs["mmd"] - log).dropna() if name != "mmd" and "mmd" in logs else log[:0]

@@ -76,17 +76,20 @@ class Store:
         for checkpoint in folder.glob("checkpoint-*"):
             checkpoint.unlink(missing_ok=True)
 
-    def save_failure(self, run_id: str, reason: str) -> None:
-        """Keep why a run could not be finished; without a reason, forget why it could not before."""
-        path = self._run(run_id) / "failure.txt"
+    def save_failure(self, run_id: str, reason: str, evaluation: Evaluation | None = None) -> None:
+        """Keep why a run, or an evaluation of it, could not be made; without a reason, forget why it could not be."""
+        path = self._failure(run_id, evaluation)
         if reason:
             write_atomically(path, reason.encode())
         else:
             path.unlink(missing_ok=True)
 
-    def load_failure(self, run_id: str) -> str:
-        """Return why a run could not be finished when it was last tried; empty if that is not known."""
-        return (_read(self._run(run_id) / "failure.txt") or b"").decode(errors="replace")
+    def load_failure(self, run_id: str, evaluation: Evaluation | None = None) -> str:
+        """Return why a run, or an evaluation of it, could not be made when it was last tried; empty if not known."""
+        return (_read(self._failure(run_id, evaluation)) or b"").decode(errors="replace")
+
+    def _failure(self, run_id: str, evaluation: Evaluation | None) -> Path:
+        return self._run(run_id) / f"{_name(evaluation) if evaluation else 'run'}.failure"
 
     def save_checkpoint(self, run_id: str, step: int, state: bytes) -> None:
         """Keep the state of a run in progress after `step` steps, in place of the one before."""
@@ -147,6 +150,7 @@ class Store:
             "weights_sha256": run["weights_sha256"],
         }
         write_atomically(path, _seal(record, f"{run_id}/{name}"))
+        self.save_failure(run_id, "", evaluation)
 
     def load_evaluation(self, run_id: str, evaluation: Evaluation) -> dict[str, Any] | None:
         """Return the numbers of one evaluation, None if it has not been made of the run as `load_run` returns it."""

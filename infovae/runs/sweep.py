@@ -163,9 +163,12 @@ def _keep(
             store.drop_checkpoint(identity, parcel)
         elif name == "run":
             store.save_run(identity, config, *parcel)
+        elif isinstance(name, str):
+            raise ValueError(f"a parcel of an unknown kind: {name}")
         elif isinstance(parcel, str):
             reasons.append(parcel)
-        elif not isinstance(name, str):
+            store.save_failure(identity, parcel, name)
+        else:
             store.save_evaluation(identity, name, *parcel)
     return reasons
 
@@ -220,7 +223,9 @@ def collect(tasks: Iterable[Task], store: Store) -> pd.DataFrame:
             for values in metrics:
                 row |= values or {}
         else:
-            reason = store.load_failure(identity)
+            lacking = [None] if record is None else [e for e, m in zip(evaluations, metrics, strict=True) if m is None]
+            reasons = (store.load_failure(identity, part) for part in lacking)
+            reason = "; ".join(dict.fromkeys(filter(None, reasons)))
             row["status"] = f"failed: {reason}" if reason else "not run"
         rows.append(row)
     return pd.DataFrame(rows)

@@ -109,12 +109,12 @@ def test_order_is_said_for_each_way_of_measuring_and_how_sure_it_is() -> None:
     choices = [{**mmd, "seed": seed, "squared_mmd": x} for seed, x in enumerate(far)]
     choices += [{**jensen, "seed": seed, "squared_mmd": 0.002} for seed in range(3)]
     runs = runs_of(*choices, mutual_information=5.0)
-    assert "nearest first, on test images: Jensen and MMD; on grey" in nearest_to_prior(runs)
+    assert "nearest first. On test images: Jensen and MMD. On grey" in nearest_to_prior(runs)
     assert nearest_to_prior(runs).endswith("as the authors measure: MMD and Jensen.")
     half = 4.302653 * math.log(2) / 3**0.5  # Student's factor with two degrees of freedom
     ends = [2 * math.exp(sign * half) for sign in (-1, 1)]
     assert ratios_to_mmd(runs, "squared_mmd")["jensen"] == pytest.approx((2, *ends))
-    assert "on test images, MMD is not decided against Jensen; on grey" in against_mmd(runs)
+    assert "On test images, MMD is not decided against Jensen. On grey" in against_mmd(runs)
     assert against_mmd(runs).endswith("as the authors measure, MMD is nearer than Jensen.")
     table = compare_to_prior(runs).set_index("objective")
     low, high = map(format_number, ends)
@@ -132,7 +132,7 @@ def test_validation_images_are_those_that_training_ended_with() -> None:
     )
     pooled = pool({"divergence_comparison": Published(make_experiment("divergence_comparison", {}), runs, course)})
     assert "is 0.0004 on 5,000 validation images and 0.0014 on the 10,000 test images" in said_of_test_images(pooled)
-    assert "on test images: MMD; on validation images: MMD" in nearest_to_prior(pooled)
+    assert "On test images: MMD. On validation images: MMD" in nearest_to_prior(pooled)
     assert said_of_test_images(pooled.assign(dataset="fashion_mnist")) == ""
 
 
@@ -145,6 +145,7 @@ def test_spread_of_codes_stands_beside_the_authors() -> None:
     said = spread_of_codes(runs)
     assert "pixels: 1.7 and 1.5 at 500 images (authors’ code 1.8 and 1.66); 1.7 and 1.5 at 600 images. VAE" in said
     assert said.endswith("VAE, binarised images, Bernoulli pixels: 1.7 and 1.5 at 500 images.")
+    assert "(1 seed)" in said
     assert spread_of_codes(runs[:0]) == ""
 
 

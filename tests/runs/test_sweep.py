@@ -111,11 +111,13 @@ def test_failing_runs_and_evaluations_leave_the_others_and_are_shown(
     monkeypatch.setenv("INFOVAE_TRAIN", "0")  # as in the notebooks of a sweep: said again, and not tried
     assert list(sweep(tasks, store)["status"]) == list(runs["status"])
     assert list(sweep([Task(tiny(), (LATENT,))], store)["status"]) == ["done"]
+    assert list(sweep([Task(tiny(), (SEMI,))], store)["status"]) == ["not run"]  # which was never tried
     monkeypatch.delenv("INFOVAE_TRAIN")
     fine = tiny(seed=1)
     store.save_failure(task_id(fine), "no memory")
+    store.save_failure(task_id(fine), "no time", LATENT)
     sweep([Task(fine, (LATENT,))], store)
-    assert store.load_failure(task_id(fine)) == ""
+    assert store.load_failure(task_id(fine)) == store.load_failure(task_id(fine), LATENT) == ""
 
 
 def test_nothing_is_trained_where_the_environment_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
