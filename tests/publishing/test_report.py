@@ -178,10 +178,10 @@ def test_information_at_its_cap_is_said_to_be_at_least_that() -> None:
     assert list(format_table(table)["I(x;z), nats"]) == ["1.5 ± 0.1", "≥ 9.21"]
 
 
-def test_what_changed_its_side_is_read_off_the_numbers() -> None:
-    rows = {"at_quarter": [1.0] * 3, "at_half": [-0.1, 0.2, -0.1], "at_end": [0.1, 0.1, -0.2], "holds": "below 0"}
-    claims = pd.DataFrame(rows).assign(statement="s", measured="m", open_because=["one seed", "", ""])
-    assert [line.split(" | ")[-1] for line in show_course(claims).data.splitlines()[2:]] == ["yes |", "no |", "no |"]
+def test_course_shows_what_was_watched_and_changed_its_side() -> None:
+    rows = {"at_quarter": [1.0] * 3, "at_half": [-0.1, 0.2, math.nan], "at_end": [0.1, 0.1, math.nan]}
+    claims = pd.DataFrame(rows).assign(statement="s", measured="m", holds="below 0", turned=[True, False, False])
+    assert [line.split(" | ")[-1] for line in show_course(claims).data.splitlines()[2:]] == ["yes |", "no |"]
 
 
 def test_preview_fits_the_terminal_and_leaves_out_no_metric(tmp_path: Path) -> None:
