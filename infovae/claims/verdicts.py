@@ -20,7 +20,8 @@ The rule, for a statement about K conditions (a statement about an average has K
 - So is a refutation that more training may undo: where the last doubling of the steps, or the one before, moved the
   effect towards the bound, and the faster of the two paces would take it across within the steps of the authors
   (`AUTHORS_STEPS`). In the last doubling the learning rate falls, and with it the pace.
-- A statement that names more conditions than were run is judged in those that were: `measured_in` has them.
+- A statement that names more conditions than were run is judged in those that were: `measured_in` has them. A condition
+  that was run in one seed counts as not run where another was run in more: its other seeds are still to come.
 """
 
 from __future__ import annotations
@@ -99,9 +100,9 @@ class Claim:
 
 def judge(claim: Claim, runs: pd.DataFrame | None, history: pd.DataFrame | None = None) -> dict[str, Any]:
     """Return a claim's row of the ledger from all runs of its experiment."""
-    effects = _measure(claim, runs, history)
+    effects = _several_seeds(_measure(claim, runs, history))
     conditions = _conditions(claim, effects)
-    watched = [_measure(claim, runs, history, part) for part in (0.25, 0.5, 1)]
+    watched = [_several_seeds(_measure(claim, runs, history, part)) for part in (0.25, 0.5, 1)]
     candidates = [(row, *_watch(claim, row, watched, runs)) for row in _decisive(conditions)]
     decisive, course, undone = next((found for found in candidates if not found[2]), candidates[0])
     verdict, why = ("inconclusive", undone) if undone else _verdict(decisive)
@@ -218,6 +219,12 @@ def _conditions(claim: Claim, effects: Effects) -> pd.DataFrame:
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     frame["side"] = frame["side"].where(frame["p"] < LEVEL, 0)
     return frame
+
+
+def _several_seeds(effects: Effects) -> Effects:
+    """Return the effects without conditions of one seed, failed ones counted, where another condition has more."""
+    n_seeds = effects.groupby(_labels(effects)).transform("size") if len(effects) else effects
+    return effects[n_seeds > 1] if (n_seeds > 1).any() else effects
 
 
 def _labels(effects: Effects) -> pd.Index:
