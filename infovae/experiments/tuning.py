@@ -67,11 +67,11 @@ class Tuning(Experiment):
     def explain_choice(self, runs: pd.DataFrame) -> str:
         """Return in words what is chosen, and among how many settings all of whose runs have a loss."""
         n_sizes, n_rates = len(self._sizes(runs)), len(self._rates(runs))
+        size = f"{self.choose_size(runs)}; {n_sizes} of {len(self.sizes)} sizes were run"
+        rate = f"{self.choose_learning_rate(runs):g} (in use: {self.learning_rate:g})"
         return (
-            f"decoder: {self.choose_size(runs)}; {n_sizes} of {len(self.sizes)} sizes were run, and at most "
-            f"{self.seconds_at_most:g} s of training are allowed\n"
-            f"learning rate: {self.choose_learning_rate(runs):g}; {n_rates} of {len(self.learning_rates)} were run "
-            "with every objective"
+            f"decoder: {size}, and at most {self.seconds_at_most:g} s of training are allowed\n"
+            f"learning rate: {rate}; {n_rates} of {len(self.learning_rates)} were run with every objective"
         )
 
     def _sizes(self, runs: pd.DataFrame) -> pd.DataFrame:

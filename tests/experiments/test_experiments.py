@@ -376,7 +376,7 @@ def test_size_and_learning_rate_have_the_least_loss_of_what_may_be_chosen() -> N
     assert tuning.choose_size(runs) == "32 maps, 2 layers, radius 8"
     assert tuning.choose_learning_rate(runs) == 1e-3
     said = tuning.explain_choice(runs)  # a size that was not asked for does not count
-    assert "radius 8; 3 of 3 sizes were run" in said and "learning rate: 0.001; 2 of 3 were run" in said
+    assert "radius 8; 3 of 3 sizes were run" in said and "learning rate: 0.001 (in use: 0.001); 2 of 3 were run" in said
     diverged = (runs["objective"] == "elbo") & (runs["learning_rate"] == 2e-3)
     partly = runs.assign(status=runs["status"].mask(diverged, "failed: loss is nan"))
     assert tuning.choose_learning_rate(partly) == 1e-3  # else MMD's alone would stand for the rate that failed
