@@ -87,7 +87,7 @@ def test_report_is_made_again_from_what_is_published_alone(smoke: Path, tmp_path
 def test_report_opens_with_the_picture_and_the_findings(smoke: Path) -> None:
     folder = smoke / "results" / "smoke"
     text, page = (folder / "report.md").read_text(), (folder / "index.html").read_text()
-    order = ["# Does InfoVAE", "](five_panels.png)", "## What was found", "Which divergence", "| verdict |", "### Div"]
+    order = ["# Does InfoVAE", "](five_panels.png)", "## What was found", "Which objective", "| verdict |", "### Div"]
     places = [text.index(words) for words in order]
     assert places == sorted(places)
     assert '<img alt="5 panels' in page or 'src="five_panels.png"' in page
