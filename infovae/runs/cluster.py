@@ -37,6 +37,11 @@ BAR = "{{percentage:3.0f}}% {{bar:20}} {{elapsed}} gone{left} | {{desc}}"
 BAR_SECONDS = 60
 """After how long the bar says how much time is left: before, it would be off by hours."""
 
+Load = Callable[[str], "ImageData"]
+Report = Callable[[set[str]], None]
+Tell = Callable[[str, str], None]
+"""What `execute` calls: for a data set, with the jobs still to be done, with how each has ended."""
+
 STOPPED = "stopped. Finished runs, and the last checkpoints of the others, are kept: run it again to go on from there."
 
 
@@ -79,12 +84,7 @@ class Job:
     strikes: int = 0
 
 
-def execute(
-    jobs: dict[str, Job],
-    load: Callable[[str], ImageData],
-    report: Callable[[set[str]], None],
-    tell: Callable[[str, str], None],
-) -> None:
+def execute(jobs: dict[str, Job], load: Load, report: Report, tell: Tell) -> None:
     """Do the jobs, those of a lower rank first, of equals the longest.
 
     Parameters
@@ -113,13 +113,7 @@ class _Driver:
 
     client: Client
 
-    def __init__(
-        self,
-        jobs: dict[str, Job],
-        load: Callable[[str], ImageData],
-        report: Callable[[set[str]], None],
-        tell: Callable[[str, str], None],
-    ) -> None:
+    def __init__(self, jobs: dict[str, Job], load: Load, report: Report, tell: Tell) -> None:
         from tqdm import tqdm
 
         self.load, self.report, self.tell = load, report, tell

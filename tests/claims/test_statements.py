@@ -316,6 +316,15 @@ def test_what_changed_its_sign_in_the_second_half_is_not_decided() -> None:
     assert row["verdict"] == "not reproduced" and row["at_half"] == pytest.approx(0.08 / 0.3)
 
 
+def course_of(runs: pd.DataFrame, levels: dict[str, tuple[float, float]]) -> pd.DataFrame:
+    """Return log det at half and at the end, by objective, as the histories of the runs."""
+    return pd.DataFrame(
+        {"run_id": run["run_id"], "step": step, "squared_mmd": 0.1, "log_det_cov_per_dim": x, "mutual_information": 8.0}
+        for run in runs.to_dict("records")
+        for step, x in zip((200, 400), levels[run["objective"]], strict=True)
+    )
+
+
 def test_a_refutation_is_watched_in_the_condition_that_decides_it() -> None:
     """Stein is the least favourable at every time and open; Wasserstein refutes, and held at half of training."""
     runs = comparison(
@@ -325,11 +334,7 @@ def test_a_refutation_is_watched_in_the_condition_that_decides_it() -> None:
     stein = runs["objective"] == "stein"
     runs.loc[stein, "log_det_cov_per_dim_test"] = [-0.2, 0.01, 0.2]
     levels = {"mmd": (0.05, 0.05), "stein": (0.0, 0.0), "wasserstein": (0.3, 0.02)}  # at half, at the end
-    course = pd.DataFrame(
-        {"run_id": run["run_id"], "step": step, "squared_mmd": 0.1, "log_det_cov_per_dim": x, "mutual_information": 8.0}
-        for run in runs.to_dict("records")
-        for step, x in zip((200, 400), levels[run["objective"]], strict=True)
-    )
+    course = course_of(runs, levels)
     row = judge(CLAIMS["mmd_best_log_det"], runs, course)
     assert (row["verdict"], row["condition"]) == ("inconclusive", "Wasserstein, 10 dimensions")
     assert "second half" in row["open_because"] and row["at_half"] == pytest.approx(-0.25)
@@ -340,11 +345,7 @@ def test_a_refutation_that_stays_decides_beside_one_that_does_not() -> None:
     levels = {"mmd": (0.05, 0.05), "stein": (0.3, 0.02), "wasserstein": (0.02, 0.02)}  # at half, at the end
     runs = comparison(**{name: {"log_det_cov_per_dim_test": end} for name, (_, end) in levels.items()})
     runs = runs[runs["latent_dim"] == 10].assign(squared_mmd=0.001)
-    course = pd.DataFrame(
-        {"run_id": run["run_id"], "step": step, "squared_mmd": 0.1, "log_det_cov_per_dim": x, "mutual_information": 8.0}
-        for run in runs.to_dict("records")
-        for step, x in zip((200, 400), levels[run["objective"]], strict=True)
-    )
+    course = course_of(runs, levels)
     row = judge(CLAIMS["mmd_best_log_det"], runs, course)
     assert (row["verdict"], row["condition"]) == ("not reproduced", "Wasserstein, 10 dimensions")
     row = judge(CLAIMS["mmd_best_log_det"], runs[runs["objective"] != "wasserstein"], course)
