@@ -15,7 +15,7 @@ import torch
 from matplotlib.figure import Figure
 
 from bench.rows import Row, count_workers, make_rows, matrix_product_rate
-from infovae.config import results_root
+from infovae.paths import results_root
 from infovae.runs.store import write_atomically
 
 

@@ -15,8 +15,8 @@ from types import FrameType
 
 import click
 
-from infovae.config import PROJECT_ROOT, results_root
 from infovae.data.sources import dataset_name
+from infovae.paths import PROJECT_ROOT, results_root
 from infovae.refusals import ParameterError, shorten
 from infovae.runs.cluster import STOPPED
 

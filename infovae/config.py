@@ -9,22 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from infovae.data import sources
-from infovae.refusals import ParameterError
 
 SCHEMA_VERSION = 4
 """Part of every run's id: raise it when a change alters the result of an unchanged configuration."""
 
 EMPTY_CODE = 1.0
 """Nats of I(x;z) below which a code counts as empty: its match with the prior is trivial and decides nothing."""
-
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 
 def all_training_images(values: dict[str, Any]) -> int:
@@ -385,22 +380,3 @@ class LikelihoodEvaluation(Settings):
 
 
 Evaluation = LatentEvaluation | SampleEvaluation | SemiSupervisedEvaluation | PosteriorEvaluation | LikelihoodEvaluation
-
-
-def project_path(variable: str, default: str) -> Path:
-    """Return the folder that an environment variable names (`~` is the user's home), else `default` in the project.
-
-    Raises
-    ------
-    ParameterError
-        Without the variable, where the package does not lie in its repository: nothing is kept beside a copy of it.
-    """
-    named = os.environ.get(variable)
-    if not named and not (PROJECT_ROOT / "notebooks").is_dir():
-        raise ParameterError(f"the package lies outside its repository: set {variable} to a folder")
-    return Path(os.path.abspath(os.path.expanduser(named or PROJECT_ROOT / default)))
-
-
-def results_root() -> Path:
-    """Return the folder of all results: INFOVAE_RESULTS, else `results` beside the package."""
-    return project_path("INFOVAE_RESULTS", "results")

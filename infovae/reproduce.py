@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infovae import __version__
-from infovae.config import PROJECT_ROOT, PixelConfig, RunConfig, results_root
+from infovae.config import PixelConfig, RunConfig
 from infovae.experiments import HEADLINE_DIM, MODULES, Experiment, make_experiment, parse_value
+from infovae.paths import PROJECT_ROOT, results_root
 from infovae.refusals import ParameterError, shorten, unknown_name
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ import pytest
 import torch
 from hypothesis import settings
 
-from infovae.config import PROJECT_ROOT, RunConfig
+from infovae.config import RunConfig
 from infovae.data.datasets import ImageData, load
 from infovae.model.networks import Decoder
+from infovae.paths import PROJECT_ROOT
 from infovae.runs.cluster import Job
 from infovae.runs.store import Store, StoreError
 

@@ -23,10 +23,10 @@ from hypothesis import strategies as st
 
 from infovae import reproduce
 from infovae.__main__ import main
-from infovae.config import PROJECT_ROOT
 from infovae.data.parsers import to_idx
 from infovae.data.sources import IDX_FILES
 from infovae.experiments import MODULES, make_experiment
+from infovae.paths import PROJECT_ROOT
 from infovae.publishing import notebooks
 from infovae.refusals import ParameterError
 from infovae.runs import sweep as sweep_module

@@ -17,7 +17,7 @@ import pytest
 from pages import CHROMIUM
 from websocket import create_connection
 
-from infovae.config import PROJECT_ROOT
+from infovae.paths import PROJECT_ROOT
 from infovae.publishing.notebooks import FIRST_NOTEBOOK
 
 LAB = (

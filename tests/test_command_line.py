@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from infovae.__main__ import main
-from infovae.config import PROJECT_ROOT, project_path
+from infovae.paths import PROJECT_ROOT, project_path
 from infovae.refusals import ParameterError
 
 
@@ -42,7 +42,7 @@ def test_a_package_that_lies_outside_its_repository_refuses_at_once(command: tup
 def test_nothing_is_written_beside_a_package_outside_its_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infovae.config.PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr("infovae.paths.PROJECT_ROOT", tmp_path)
     monkeypatch.delenv("INFOVAE_STORE", raising=False)
     with pytest.raises(ParameterError, match="set INFOVAE_STORE to a folder"):
         project_path("INFOVAE_STORE", ".infovae")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "infovae"
 ORDER = (
-    "refusals", "labels", "data", "config", "claims", "plotting", "model", "evaluation", "training", "runs", "trained",
-    "experiments", "publishing", "reproduce", "__main__",
+    "refusals", "paths", "labels", "data", "config", "claims", "plotting", "model", "evaluation", "training", "runs",
+    "trained", "experiments", "publishing", "reproduce", "__main__",
 )  # fmt: skip
 """The folders and modules at the top of the package: each may import those before it."""
 

@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import infovae
-from infovae.config import PROJECT_ROOT
+from infovae.paths import PROJECT_ROOT
 from infovae.publishing.notebooks import EXPLORER, FURTHER, execute
 
 pytestmark = pytest.mark.timeout(600)  # seconds: a minute or two on an idle machine

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from infovae.config import PROJECT_ROOT
 from infovae.experiments import MODULES, make_experiment
+from infovae.paths import PROJECT_ROOT
 from infovae.reproduce import parse_assignments, profile_names
 
 README = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")

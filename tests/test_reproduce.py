@@ -14,8 +14,9 @@ from conftest import command_line
 from pages import check
 
 from infovae import reproduce
-from infovae.config import PROJECT_ROOT, PixelConfig, RunConfig
+from infovae.config import PixelConfig, RunConfig
 from infovae.experiments import MODULES
+from infovae.paths import PROJECT_ROOT
 from infovae.publishing.notebooks import FURTHER, execute_report
 from infovae.publishing.report import load_published
 from infovae.reproduce import describe_failures, load_profile

@@ -22,7 +22,6 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from infovae.claims.intervals import half_width
 from infovae.config import (
     OBJECTIVES,
-    PROJECT_ROOT,
     BatchSize,
     Count,
     Dataset,
@@ -39,6 +38,7 @@ from infovae.config import (
     all_training_images,
 )
 from infovae.data import sources
+from infovae.paths import PROJECT_ROOT
 from infovae.refusals import ParameterError, explain, shorten, unknown_name
 
 if TYPE_CHECKING:

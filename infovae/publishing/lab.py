@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any
 
-from infovae.config import PROJECT_ROOT
+from infovae.paths import PROJECT_ROOT
 from infovae.publishing.notebooks import FIRST_NOTEBOOK, SOURCE, folder_variables
 
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from infovae.config import PROJECT_ROOT
 from infovae.experiments import Experiment
+from infovae.paths import PROJECT_ROOT
 from infovae.publishing.report import format_command, require_published
 from infovae.publishing.site import render_markdown, render_notebook
 from infovae.publishing.tables import write_tables

@@ -30,7 +30,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from infovae.config import Evaluation, Settings, project_path, results_root
+from infovae.config import Evaluation, Settings
+from infovae.paths import project_path, results_root
 from infovae.refusals import flag
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from infovae.config import PROJECT_ROOT, RunConfig, results_root
+from infovae.config import RunConfig
 from infovae.data.sources import dataset_name
+from infovae.paths import PROJECT_ROOT, results_root
 from infovae.refusals import ParameterError, shorten, unknown_name
 from infovae.runs.store import Store
 

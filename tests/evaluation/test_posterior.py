@@ -14,13 +14,14 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from infovae.config import PROJECT_ROOT, PosteriorEvaluation, RunConfig
+from infovae.config import PosteriorEvaluation, RunConfig
 from infovae.data.datasets import load
 from infovae.evaluation import evaluate
 from infovae.model import quadrature
 from infovae.model.build import Model, build_model
 from infovae.model.networks import Decoder, Encoder, Gaussian
 from infovae.model.quadrature import posterior_densities
+from infovae.paths import PROJECT_ROOT
 
 W, S = 1.5, 0.3
 POSTERIOR_MEAN, POSTERIOR_STD = (

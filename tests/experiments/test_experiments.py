@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from infovae.config import OBJECTIVES, PROJECT_ROOT, LatentEvaluation, PixelConfig, RunConfig, SemiSupervisedEvaluation
+from infovae.config import OBJECTIVES, LatentEvaluation, PixelConfig, RunConfig, SemiSupervisedEvaluation
 from infovae.data.datasets import ImageData
 from infovae.evaluation.semi_supervised import draw_labelled
 from infovae.experiments import MODULES, aggregate, experiment_class, make_experiment
@@ -21,6 +21,7 @@ from infovae.experiments.semi_supervised import SemiSupervised
 from infovae.experiments.sensitivity import VARIANTS, Sensitivity, variant_name
 from infovae.experiments.tuning import Tuning
 from infovae.labels import OBJECTIVE_LINES
+from infovae.paths import PROJECT_ROOT
 from infovae.refusals import ParameterError
 from infovae.reproduce import load_profile, parse_assignments, profile_names
 

@@ -25,8 +25,8 @@ from pages import check
 
 from infovae.__main__ import main
 from infovae.claims.statements import CLAIMS
-from infovae.config import PROJECT_ROOT
 from infovae.experiments import make_experiment
+from infovae.paths import PROJECT_ROOT
 from infovae.publishing import lab, notebooks
 from infovae.publishing.notebooks import FIRST_NOTEBOOK, NotebookError, execute, execute_report, hold
 from infovae.publishing.report import publish

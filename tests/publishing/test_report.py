@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from infovae.claims.statements import CLAIMS, ledger
-from infovae.config import PROJECT_ROOT
 from infovae.experiments import MODULES, experiment_class, make_experiment, sensitivity
 from infovae.labels import LABELS, OBJECTIVE_NAMES, as_markdown
+from infovae.paths import PROJECT_ROOT
 from infovae.plotting import Captioned
 from infovae.publishing.report import (
     Published,

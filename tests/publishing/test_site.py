@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from pages import CHROMIUM, Page, check
 
-from infovae.config import PROJECT_ROOT
+from infovae.paths import PROJECT_ROOT
 from infovae.publishing.site import SYMBOLS, render_markdown, render_notebook, style
 
 RESULTS = PROJECT_ROOT / "results"

@@ -29,7 +29,8 @@ from conftest import tiny
 from distributed import Security, comm
 from safetensors import safe_open
 
-from infovae.config import PROJECT_ROOT, PixelConfig
+from infovae.config import PixelConfig
+from infovae.paths import PROJECT_ROOT
 from infovae.runs.cluster import ClusterError, connect
 from infovae.runs.store import Store
 from infovae.runs.sweep import Task, sweep

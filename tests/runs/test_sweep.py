@@ -20,7 +20,6 @@ from conftest import execute_here, tiny
 from distributed import Security, comm
 
 from infovae.config import (
-    PROJECT_ROOT,
     ClassifierConfig,
     LatentEvaluation,
     PixelConfig,
@@ -28,6 +27,7 @@ from infovae.config import (
     SampleEvaluation,
     SemiSupervisedEvaluation,
 )
+from infovae.paths import PROJECT_ROOT
 from infovae.refusals import ParameterError
 from infovae.runs import cluster, worker
 from infovae.runs.checkpoint import to_bytes

@@ -17,11 +17,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 import infovae
-from infovae.config import PROJECT_ROOT, PixelConfig, RunConfig
+from infovae.config import PixelConfig, RunConfig
 from infovae.data.parsers import DataError
 from infovae.evaluation.likelihood import estimate_log_likelihood
 from infovae.model.build import build_model
 from infovae.model.networks import Gaussian
+from infovae.paths import PROJECT_ROOT
 from infovae.refusals import ParameterError
 from infovae.runs.store import Store
 from infovae.runs.sweep import task_id
