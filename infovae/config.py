@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -117,9 +117,12 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
+    FORMER: ClassVar[dict[str, Any]] = {}
+    """Settings that are gone, with the value that all work on disk was done under: they stay in the fingerprint."""
+
     def fingerprint(self, *context: str) -> str:
         """Return 16 hexadecimal digits that identify these settings, defaults expanded, in the given context."""
-        payload = [type(self).__name__, SCHEMA_VERSION, self.model_dump(mode="json"), *context]
+        payload = [type(self).__name__, SCHEMA_VERSION, {**self.model_dump(mode="json"), **self.FORMER}, *context]
         return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -350,7 +353,7 @@ class PosteriorEvaluation(Settings):
 
 
 class LikelihoodEvaluation(Settings):
-    """Bounds on log p(x): importance-weighted, with a proposal fitted to the frozen decoder, and annealed (Table 1).
+    """Bounds on log p(x): importance-weighted, with a proposal fitted to the frozen decoder (Table 1).
 
     Attributes
     ----------
@@ -358,20 +361,17 @@ class LikelihoodEvaluation(Settings):
     n_train_images : training images of the run, so drawn, for the gap between them and test images; 0 for no gap.
     n_draws : K of the tightest bound; those of every lower power of ten are given too.
     fit_steps : of the proposal, for each image.
-    n_annealed, n_temperatures : how many of the test images are annealed too, from prior to posterior in how many
-        steps. Costs about 40 n_temperatures gradients of the decoder for each image: for cheap decoders.
     n_searched : how many of the test images are estimated again by fits that do not start from the encoder; 0 for none.
         Costs about ten times what the bound itself costs for these images.
     """
 
-    revision: Literal[2] = 2
+    FORMER = {"n_annealed": 0, "n_temperatures": 300}  # annealed importance sampling
 
+    revision: Literal[2] = 2
     n_images: FewImages = 100
     n_train_images: Annotated[int, Field(strict=True, ge=0, le=50_000)] = 0
     n_draws: Draws = 100
     fit_steps: FitSteps = 100
-    n_annealed: Annotated[int, Field(strict=True, ge=0, le=10_000)] = 0
-    n_temperatures: Annotated[int, Field(strict=True, ge=10, le=100_000)] = 300
     n_searched: Annotated[int, Field(strict=True, ge=0, le=10_000)] = 20
 
     def fingerprint(self, *context: str) -> str:

@@ -1,7 +1,7 @@
 """log p(x) of a trained decoder under z ~ p(z) = N(0, I), estimated from below (paper, table 1).
 
 Owns importance sampling with a proposal that is fitted to the frozen decoder, and its check by fits that do not start
-from the encoder. The proposals are those of `proposal`; `annealing` has another estimator.
+from the encoder. The proposals are those of `proposal`.
 
 The encoder's q(z|x) enters as a starting point only. For a model that was not trained on the ELBO it is a poor
 approximation of p(z|x), and importance sampling from it measures that, not the decoder. And log E_q[p(x|z)] -
@@ -20,7 +20,6 @@ from torch import Tensor
 
 from infovae.config import LikelihoodEvaluation, RunConfig
 from infovae.data.datasets import ImageData
-from infovae.evaluation.annealing import annealed_importance_sampling
 from infovae.evaluation.images import Evaluated, Split, encode, in_batches, see
 from infovae.evaluation.latent import reconstruction_nll
 from infovae.evaluation.proposal import (
@@ -57,7 +56,6 @@ def evaluate(
     tighter than a bound of the very same images with as many draws, all from the fit that starts at the encoder: at
     least so much are modes worth that the encoder does not know. It is below 0 where the draws of the other fits are
     wasted. Its standard error is `nll_missed_std_error`.
-    `nll_annealed` stands beside `nll_annealed_reference`, which is `nll` of the very same images.
     """
     chunk = 100 if generator.device.type == "cpu" else 5000
     budget = {"n_draws": evaluation.n_draws, "fit_steps": evaluation.fit_steps, "chunk": chunk}
@@ -86,14 +84,6 @@ def evaluate(
         of_train = estimate_log_likelihood(model.decoder, encode(model, x_train), x_train, generator, **budget)
         metrics["nll_train"] = -float(of_train.log_p_x[evaluation.n_draws].mean())
         metrics["nll_gap"] = metrics["nll"] - metrics["nll_train"]
-    if evaluation.n_annealed and config.latent_dim:
-        n = min(evaluation.n_annealed, len(x))
-        annealed = annealed_importance_sampling(
-            model.decoder, x[:n], config.latent_dim, generator, evaluation.n_temperatures
-        )
-        metrics["nll_annealed"] = -float(annealed.lower.mean())
-        metrics["nll_annealed_reference"] = float(nll[:n].mean())
-        metrics["annealed_acceptance"] = annealed.acceptance
     if evaluation.n_searched and of_test.proposal:
         n, n_all = min(evaluation.n_searched, len(x)), (1 + N_STARTS) * evaluation.n_draws
         known = of_test.proposal.of_images(slice(n))

@@ -10,7 +10,6 @@ from scipy.stats import multivariate_t
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
-from infovae.evaluation.annealing import AnnealedEstimate, annealed_importance_sampling
 from infovae.evaluation.likelihood import (
     estimate_log_likelihood,
     importance_weighted_bound,
@@ -311,38 +310,3 @@ def test_the_search_finds_nothing_where_there_is_one_mode(linear: Known) -> None
     bound = importance_weighted_bound(linear.decoder, known_to_the_encoder, linear.x, generator(), (100,))
     assert linear.gap(searched) == pytest.approx(0, abs=0.03)
     assert float((searched - bound.log_p_x[100]).mean()) == pytest.approx(0, abs=0.04)
-
-
-# Annealed importance sampling
-
-
-@pytest.fixture(scope="module")
-def annealed() -> tuple[Known, AnnealedEstimate, AnnealedEstimate]:
-    case = known(n=30)
-    short, long = (
-        annealed_importance_sampling(case.decoder, case.x, 5, generator(), n_temperatures=n) for n in (30, 300)
-    )
-    return case, short, long
-
-
-def test_annealing_rises_to_log_p_x_from_below_as_temperatures_grow(
-    annealed: tuple[Known, AnnealedEstimate, AnnealedEstimate],
-) -> None:
-    case, short, long = annealed
-    noise = 0.06  # standard error of a mean over the images, at 300 temperatures
-    assert case.gap(short.lower) + 0.2 < case.gap(long.lower) < noise
-    assert case.gap(long.lower) > -0.2
-    assert 0.5 < long.acceptance < 0.85
-
-
-def test_annealing_averages_to_p_x_itself(annealed: tuple[Known, AnnealedEstimate, AnnealedEstimate]) -> None:
-    """E[w] = p(x), from which the bound follows: only if each transition is invariant."""
-    case, _, long = annealed
-    assert float((long.lower - case.log_p_x).exp().mean()) == pytest.approx(1, abs=0.15)
-
-
-def test_annealing_leaves_the_decoder_alone() -> None:
-    case = known(n=2)
-    with torch.no_grad():
-        annealed_importance_sampling(case.decoder, case.x, 5, generator(), n_temperatures=5)
-    assert all(parameter.grad is None for parameter in case.decoder.parameters())
