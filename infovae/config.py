@@ -19,7 +19,7 @@ SCHEMA_VERSION = 4
 """Part of every run's id: raise it when a change alters the result of an unchanged configuration."""
 
 EMPTY_CODE = 1.0
-"""Nats of I(x;z) below which a code counts as empty: its match with the prior is trivial and decides nothing."""
+"""Nats of I(x;z) below which a code counts as empty (posterior collapse): its match with the prior decides nothing."""
 
 
 def all_training_images(values: dict[str, Any]) -> int:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import cycle
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec
 
@@ -34,7 +36,7 @@ _LOOKS = {
     "aae": ("#CC79A7", "*"), "unconditional": ("#8A8A8A", "h"), "pixels": ("#8C6D31", "p"),
 }  # fmt: skip
 _REST = [name for name in OBJECTIVE_NAMES if name not in _LOOKS]
-_AGAIN = {name: (color, "<") for name, (color, _) in zip(_REST, _LOOKS.values(), strict=True)}
+_AGAIN = {name: (color, "<") for name, (color, _) in zip(_REST, cycle(_LOOKS.values()), strict=False)}
 PALETTE = {name: (_LOOKS | _AGAIN)[name][0] for name in OBJECTIVE_NAMES}
 MARKERS = {name: (_LOOKS | _AGAIN)[name][1] for name in OBJECTIVE_NAMES}
 
@@ -161,8 +163,10 @@ def draw_runs(
 
 def draw_objectives(ax: Axes, runs: pd.DataFrame, x: str, metric: str) -> None:
     """Draw each objective's runs by `draw_runs`, side by side on a logarithmic axis."""
-    for number, (objective, group) in enumerate(by_objective(runs)):
-        draw_runs(ax, group, x, metric, objective_name(objective), **look(objective), factor=1.03**number)
+    groups = by_objective(runs)
+    for number, (objective, group) in enumerate(groups):
+        factor = 1.03 ** (number - (len(groups) - 1) / 2)
+        draw_runs(ax, group, x, metric, objective_name(objective), **look(objective), factor=factor)
     ticks = sorted(runs[x].unique())
     ax.set_xscale("log")
     if len(ticks) == 1:  # else the objectives, side by side, would fill the axis
@@ -310,8 +314,9 @@ def legend(drawn: Figure, styles: Mapping[str, Mapping[str, Any]] | None = None)
         for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
             found.setdefault(name, handle)
     found |= {name: Line2D([], [], **{"color": "0.4", **style}) for name, style in (styles or {}).items()}
-    n_columns = max(1, min(len(found), int(drawn.get_figwidth() / 1.3)))
     if found:
+        n_rows = math.ceil(len(found) / max(1, int(drawn.get_figwidth() / 1.3)))
+        n_columns = math.ceil(len(found) / n_rows)
         labels, handles = list(found), list(found.values())
         drawn.legend(handles, labels, loc="outside lower center", ncols=n_columns, frameon=False, fontsize=9)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal
 
@@ -34,11 +33,7 @@ class TrainingDiverged(RuntimeError):
     """A loss that is no longer finite."""
 
 
-Progress = Callable[[int, float], None]
-"""Called at each logged step with the number of steps done and the loss in nats per image."""
-
-
-def train(config: RunConfig, data: ImageData, device: torch.device, progress: Progress | None = None) -> Training:
+def train(config: RunConfig, data: ImageData, device: torch.device) -> Training:
     """Train the model of `config` from its first step to its last; it is returned in evaluation mode, with its history.
 
     The result depends on the configuration, the data and the kind of device alone: on the CPU it is computed by one
@@ -50,7 +45,7 @@ def train(config: RunConfig, data: ImageData, device: torch.device, progress: Pr
         When the loss is not finite at a logged step.
     """
     run = Training(config, data, device)
-    run.advance(config.steps, progress)
+    run.advance(config.steps)
     run.model.eval()
     return run
 
@@ -83,7 +78,7 @@ class Training:
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, float]] = []
 
-    def advance(self, until: int, progress: Progress | None = None) -> None:
+    def advance(self, until: int) -> None:
         """Train until `until` steps are done."""
         config, model, generator = self.config, self.model, self.generator
         start = time.perf_counter() - self.seconds
@@ -117,8 +112,6 @@ class Training:
                 except TrainingDiverged as error:
                     raise TrainingDiverged(f"{error} at step {step + 1} of {config.steps}") from error
                 self.history.append(row | {"seconds": time.perf_counter() - start})
-                if progress:
-                    progress(step + 1, row["loss"])
         self.step, self.seconds = until, time.perf_counter() - start
         if until == config.steps:
             self._require_finite_bound()

@@ -60,6 +60,7 @@ PARAMETERS = [
     ("latent_usage", "Seeds=[0]", "unknown parameter 'Seeds'; did you mean 'seeds'"),
     ("latent_usage", "{seeds}=[0]", "given as NAME=VALUE, such as seeds=.0., got '{seeds}=.0.'"),
     ("latent_usage", "seeds", "given as NAME=VALUE"),
+    ("latent_usage", "objective=elbo alphas=[0] lambdas=[1]", "objective 'elbo' is always there"),
     ("latent_usage", "seeds=[0] seeds=[1]", "parameter 'seeds' is given twice"),
     ("latent_usage", "x" * 100_000 + "=1", r"unknown parameter 'x+ \.\.\. x+' "),
     # types

@@ -4,8 +4,8 @@ Owns the numbers that follow from the codes of N images, each with its Gaussian 
 the levels that a squared MMD is read against. Refuses to own distances between samples (`divergences`) and log p(x)
 (`likelihood`). `mu` and `std` are (n, d) throughout; information and rates are in nats per image.
 
-Arithmetic on codes is in float64, whatever the codes' type: trained standard deviations reach 1e-4, where squared
-distances divided by variances cancel badly in float32.
+Arithmetic on codes is in float64, whatever the codes' type: trained standard deviations reach their floor, 1e-3,
+where squared distances divided by variances cancel badly in float32.
 """
 
 from __future__ import annotations

@@ -130,6 +130,6 @@ def plot_inference(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
     plotting.legend(drawn, {"rate charged, α < 1": {"ls": "--"}} if len(set(runs["alpha"])) > 1 else {})
     return drawn.captioned(
         course,
-        "The ELBO is log p(x) − KL(q(z|x) ‖ p(z|x)): it may grow while the KL grows too. Beyond 1 nat (ELBO: 3) axes "
-        f"are logarithmic.{plotting.bold(runs)}",
+        "The ELBO is log p(x) − KL(q(z|x) ‖ p(z|x)): it may grow while the KL grows too. An axis that "
+        f"reaches 3 nats (ELBO: 9) is logarithmic beyond 1 (ELBO: 3).{plotting.bold(runs)}",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pandas as pd
+from pydantic import model_validator
 
 from infovae import plotting
 from infovae.config import (
@@ -48,6 +49,12 @@ class LatentUsage(ImageExperiment):
     receptive_radii: Several[Radius] = (RunConfig.model_fields["receptive_radius"].default,)
     encoder_norms: Several[EncoderNorm] = ("batch",)
     latent_dim: LatentDim = HEADLINE_DIM
+
+    @model_validator(mode="after")
+    def _check_objective(self) -> LatentUsage:
+        if self.objective == "elbo":
+            raise ValueError("objective 'elbo' is always there: name the one to compare with it, such as 'mmd'")
+        return self
 
     def wanted(self) -> Wanted:
         """Return the ELBO and InfoVAE at each setting."""

@@ -316,5 +316,5 @@ def list_findings(published: Mapping[str, Published]) -> str:
     lines = [f"- **{title}.** {as_markdown(text)}" for title, text in said.items() if text]
     left_out = [title for title, text in said.items() if not text]
     if left_out:
-        lines.append(f"- Left out, since no runs for it are published here: *{'*, *'.join(left_out)}*.")
+        lines.append(f"- Left out, since no runs for it are published here, or too few: *{'*, *'.join(left_out)}*.")
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from IPython.display import Markdown
 from infovae.experiments import Experiment
 from infovae.experiments.sensitivity import variant_name
 from infovae.labels import as_markdown, label, objective_name
+from infovae.plotting import count
 from infovae.runs.store import write_atomically
 
 WORDS = {"objective": objective_name, "variant": variant_name}
@@ -69,8 +70,8 @@ def preview(folder: Path, width: int) -> str:
     turned = readable.T
     while n > 1 and _width(turned.iloc[:, :n].to_string(header=False)) > width:
         n -= 1
-    more = len(readable) - n
-    return turned.iloc[:, :n].to_string(header=False) + f"\n... and {more} rows more in table.csv" * (more > 0)
+    more = count(readable[n:], "more row")
+    return turned.iloc[:, :n].to_string(header=False) + f"\n... and {more} in table.csv" * (n < len(readable))
 
 
 def _width(text: str) -> int:

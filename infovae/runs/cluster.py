@@ -248,6 +248,7 @@ class _Driver:
         self.tell(job.key, reason)
         self.open.discard(job.key)
         self._show(job, "", job.seconds)
+        self._assign()  # before a report that may take a minute: no worker waits for it
         self.report(self.open)
 
     def _show(self, job: Job, text: str, seconds: float = 0.0) -> None:

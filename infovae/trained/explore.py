@@ -76,7 +76,8 @@ def plot_plane(models: Models, n: int = 12) -> Captioned:
     return drawn.captioned(
         models,
         "Each picture is what the decoder makes of the code at its place, at equal steps of the prior’s probability in "
-        "both directions: all pictures are drawn equally often. Grey is the expected value of a pixel.",
+        "both directions: all pictures are drawn equally often. Grey is the expected value of a pixel, of a "
+        "PixelCNN given the pixels before it.",
     )
 
 

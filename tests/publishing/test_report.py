@@ -193,7 +193,7 @@ def test_preview_fits_the_terminal_and_leaves_out_no_metric(tmp_path: Path) -> N
     assert [line.split("  ")[0] for line in turned.splitlines()] == ["objective", "latent dimension", "m", "seeds"]
     assert "1234567" in turned
     narrow = preview(tmp_path, 30).splitlines()
-    assert narrow[-1] == "... and 1 rows more in table.csv" and "1234567" not in "".join(narrow)
+    assert narrow[-1] == "... and 1 more row in table.csv" and "1234567" not in "".join(narrow)
     assert max(map(len, narrow[:-1])) <= 30
 
 
