@@ -87,10 +87,7 @@ def test_every_finding_is_said_where_its_runs_are_and_left_out_where_not() -> No
         squared_mmd_authors=0.0003, squared_mmd_grey=0.0098,
     )  # fmt: skip
     said = list_findings(published(runs) | published(runs[runs["steps"] == 1000], "divergence_comparison"))
-    assert (
-        "published here: *How sure that order is*, *What the test images add*, *What a used code is worth in samples*"
-        in said
-    )
+    assert "published here, or too few: *How sure that order is*, *What the test images add*, *What a used" in said
     assert said.count("\n") == N_FINDINGS - 7
     assert "(1 seed) is 0.0003 on grey images so normalised, 0.0098 on the same images with the running" in said
     assert "MMD at λ = 784 (1 seed): 5 nats with batch norm; 0.01 nats (empty) without a norm" in said
