@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from infovae.config import OBJECTIVES, LatentEvaluation, RunConfig, SampleEvaluation, Settings, divergence_weight
+from infovae.config import (
+    OBJECTIVES,
+    LatentEvaluation,
+    LikelihoodEvaluation,
+    RunConfig,
+    SampleEvaluation,
+    Settings,
+    divergence_weight,
+)
 from infovae.refusals import unknown_name
 
 WEIGHTS = {  # paper, section "Special cases": (1 - alpha, lambda_ + alpha - 1)
@@ -113,6 +121,11 @@ def test_fingerprint_expands_defaults_and_sees_every_field() -> None:
     prints = {RunConfig(**{"objective": "mmd", **change}).fingerprint("data") for change in changes}
     assert len(prints | {explicit.fingerprint("data")}) == len(changes) + 1
     assert explicit.fingerprint("data") != explicit.fingerprint("other data")
+
+
+def test_settings_that_are_gone_stay_in_the_fingerprint_of_what_was_evaluated_under_them() -> None:
+    assert LikelihoodEvaluation().fingerprint() == "4ffec19d1aee422b"  # as before annealing went
+    assert "n_annealed" not in LikelihoodEvaluation().model_dump()
 
 
 def test_models_of_grey_images_before_their_pixels_were_the_authors_have_other_fingerprints() -> None:
