@@ -114,25 +114,27 @@ def _judge(
 def draw_pictures(config: RunConfig, model: Model, data: ImageData, device: torch.device) -> dict[str, Any]:
     """Return `samples`, `originals` and their `reconstructions` by one draw of z, arrays (n, 1, H, W).
 
-    0 or 1, uint8; in [0, 1] for models of grey images. A decoder of independent pixels also has `mean_samples` and
-    `mean_reconstructions`, E[x|z]. The generator has one fixed seed: the models of a latent dimension have the same z,
-    the same originals and the same uniforms, whatever their objective and seed.
+    Draws of the decoder are 0 or 1, uint8. Of a decoder of independent pixels, whose draws are its mean with noise, the
+    mean E[x|z] is kept instead: float32 in [0, 1], of 256 levels, in half as many samples. The generator has one fixed
+    seed: the models of a latent dimension have the same z, the same originals and the same uniforms, whatever their
+    objective and seed.
     """
     generator = torch.Generator(device).manual_seed(0)
     originals = see(data, "test", config, generator, slice(N_RECONSTRUCTED))
     uniforms = torch.rand(N_PICTURES, 1, *data.test_images.shape[1:], generator=generator, device=device)
     z = torch.randn(N_PICTURES, model.latent_dim, generator=generator, device=device)
     codes = model.encoder(originals).sample(generator)
-    pictures = {
-        "samples": model.decoder.sample(z, uniforms),
-        "originals": originals,
-        "reconstructions": model.decoder.sample(codes, uniforms[: len(codes)]),
-    }
-    if config.binarization != "none":
-        pictures = {name: images.to(torch.uint8) for name, images in pictures.items()}
     if isinstance(model.decoder, IndependentDecoder | GaussianDecoder):
-        pictures["mean_samples"] = model.decoder.mean(z[:N_RECONSTRUCTED])
-        pictures["mean_reconstructions"] = model.decoder.mean(codes)
+        samples, reconstructions = (
+            (255 * model.decoder.mean(each)).round() / 255 for each in (z[:N_RECONSTRUCTED], codes)
+        )
+    else:
+        samples, reconstructions = (
+            model.decoder.sample(each, uniforms[: len(each)]).to(torch.uint8) for each in (z, codes)
+        )
+    if config.binarization != "none":
+        originals = originals.to(torch.uint8)
+    pictures = {"samples": samples, "originals": originals, "reconstructions": reconstructions}
     return {name: images.cpu().numpy() for name, images in pictures.items()}
 
 

@@ -208,7 +208,6 @@ def select_images(runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarray]]
     originals = plotting.select_arrays(runs, arrays, "originals", **chosen)
     groups = {"test images": next(iter(originals.values()))} if originals else {}
     for kind in ("reconstructions", "samples"):
-        found = plotting.select_arrays(runs, arrays, f"mean_{kind}", **chosen)
-        found = found or plotting.select_arrays(runs, arrays, kind, **chosen)
+        found = plotting.select_arrays(runs, arrays, kind, **chosen)
         groups |= {f"{objective_name(name)}: {kind}": images for name, images in found.items()}
     return groups
