@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ from infovae.evaluation.images import encode, in_batches, measuring_device, see
 from infovae.evaluation.latent import PLANE
 from infovae.evaluation.samples import CLASSIFIER_METRICS, Classifier, sharpness
 from infovae.model.build import Model, build_model
-from infovae.model.networks import Encoder, Gaussian, IndependentDecoder
+from infovae.model.networks import Encoder, Gaussian, GaussianDecoder, IndependentDecoder
 from infovae.refusals import ParameterError
 
 CPU = torch.device("cpu")
@@ -275,7 +275,7 @@ def test_models_of_grey_images_are_evaluated_on_grey_images(digits: ImageData) -
     generator = torch.Generator().manual_seed(0)
     torch.rand(100, 1, 8, 8, generator=generator)  # the uniforms, which a mean needs not
     with torch.no_grad():
-        means = model.decoder.mean(torch.randn(100, 2, generator=generator))
+        means = cast(GaussianDecoder, model.decoder).mean(torch.randn(100, 2, generator=generator))
     assert np.abs(arrays["samples"] - means[:50].numpy()).max() <= 0.51 / 255
     assert (arrays["originals"] == digits.test_images[:50, None].numpy() / np.float32(255)).all()
     assert "sharpness_samples" not in metrics  # the entropy of a binary pixel says nothing of a grey one
