@@ -25,25 +25,29 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from infovae.data.parsers import DataError, OwnImages, read_idx, read_own_images, to_idx
+from infovae.data.parsers import MAX_BYTES, DataError, OwnImages, read_idx, read_own_images, to_idx
 from infovae.refusals import ParameterError, unknown_name
 
 log = logging.getLogger(__name__)
 
 
 class Facts(NamedTuple):
-    """What is known of a data set before it is loaded; `n_classes` is 0 where there are no labels."""
+    """What is known of a data set before it is loaded.
+
+    `n_classes` is 0 where there are no labels; `rarest_share` is the least share that a class has of all images.
+    """
 
     n_train: int
     n_classes: int
     image_shape: tuple[int, int] = (28, 28)
+    rarest_share: float = 0.09
 
 
 DATASETS = {
     "mnist": Facts(50_000, 10),
     "fashion_mnist": Facts(50_000, 10),
     "digits": Facts(1000, 10, (8, 8)),
-    "two_points": Facts(1000, 2, (1, 1)),
+    "two_points": Facts(1000, 2, (1, 1), 0.5),
 }
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 TIMEOUTS = (3, 10)
@@ -160,9 +164,12 @@ def adopt(path: Path) -> str:
     arrays = {"images": own.images, "n_test": own.n_test, **({} if own.labels is None else {"labels": own.labels})}
     stream = io.BytesIO()
     np.savez(stream, **arrays)  # type: ignore[arg-type]  # NumPy's stub takes these for its own options
+    content = stream.getvalue()
+    if len(content) > MAX_BYTES:
+        raise DataError(f"{path}: expected at most {MAX_BYTES // 10**6} MB when padded and uncompressed, found more")
     is_new = not _copy(name).is_file()
     try:
-        _write(_copy(name), stream.getvalue())
+        _write(_copy(name), content)
     except OSError as error:
         raise DataError(f"{path}: no copy can be kept ({error}): set INFOVAE_CACHE to another folder") from error
     if is_new:
@@ -193,7 +200,9 @@ def facts(name: str) -> Facts:
     if name in DATASETS:
         return DATASETS[name]
     own = read_adopted(name)
-    return Facts(own.split_sizes()[0], own.n_classes, (own.images.shape[1], own.images.shape[2]))
+    shape = (own.images.shape[1], own.images.shape[2])
+    rarest = 0.0 if own.labels is None else np.bincount(own.labels).min() / len(own.labels)
+    return Facts(own.split_sizes()[0], own.n_classes, shape, float(rarest))
 
 
 def _copy(name: str) -> Path:

@@ -31,9 +31,13 @@ N_POOL = 10_000
 
 
 def usual_labels(values: dict[str, Any]) -> int:
-    """Return how many labels are asked for by default: 1,000, fewer of few images, 0 where there are no labels."""
-    n_classes, n_pool = sources.facts(values["dataset"]).n_classes or 1, min(values["n_train"], N_POOL)
-    usual = min(1000, n_pool // 4) // n_classes * n_classes
+    """Return how many labels are asked for by default: 1,000, fewer of few images, 0 where there are no labels.
+
+    Each class gives as many, and at most half of what the rarest has.
+    """
+    facts, n_pool = sources.facts(values["dataset"]), min(values["n_train"], N_POOL)
+    n_classes = facts.n_classes or 1
+    usual = n_classes * min(min(1000, n_pool // 4) // n_classes, int(facts.rarest_share * n_pool / 2))
     return usual if usual >= max(20, 2 * n_classes) and n_classes > 1 else 0
 
 

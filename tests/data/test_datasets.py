@@ -160,7 +160,10 @@ def test_checksum_depends_on_the_data_and_the_split_but_not_on_the_source(
 @pytest.mark.parametrize("name", ["digits", "two_points"])
 def test_facts_are_those_of_the_loaded_data(name: str) -> None:
     loaded = datasets.load(name)
-    assert sources.facts(name) == (len(loaded.train_images), loaded.n_classes, loaded.train_images.shape[1:])
+    facts = sources.facts(name)
+    assert facts[:3] == (len(loaded.train_images), loaded.n_classes, loaded.train_images.shape[1:])
+    labels = torch.cat([loaded.train_labels, loaded.validation_labels, loaded.test_labels])
+    assert facts.rarest_share <= labels.bincount().min() / len(labels) < 1.2 * facts.rarest_share
 
 
 @pytest.mark.usefixtures("tiny_mnist")
@@ -316,4 +319,4 @@ def test_real_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
     mean = torch.cat([mnist.train_images, mnist.validation_images]).double().mean().item() / 255
     assert mean == pytest.approx(0.1306604762738429)
     assert mnist.checksum == MNIST_CHECKSUM
-    assert sources.facts("mnist") == (len(mnist.train_images), mnist.n_classes, (28, 28))
+    assert sources.facts("mnist") == (len(mnist.train_images), mnist.n_classes, (28, 28), 0.09)

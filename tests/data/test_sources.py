@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from infovae.data import sources
+from infovae.data import parsers, sources
 from infovae.data.parsers import DataError, to_idx
 from infovae.data.sources import IDX_FILES, fetch_archive, find_files
 
@@ -366,7 +366,20 @@ def test_own_images_are_kept_under_the_name_of_their_content(tmp_path: Path) -> 
     (tmp_path / "a.npz").unlink()
     own = sources.read_adopted(name)
     assert np.array_equal(own.images, grey) and own.labels is not None and own.labels.tolist() == [0, 1, 2] * 10
-    assert sources.facts(name) == (24, 3, (8, 8))
+    assert sources.facts(name) == (24, 3, (8, 8), pytest.approx(1 / 3))
+
+
+def test_images_that_padding_makes_too_large_are_refused_when_they_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the copy that is kept could not be read."""
+    np.savez(tmp_path / "a.npz", images=np.zeros((40, 5, 5), np.uint8))
+    size = (tmp_path / "a.npz").stat().st_size
+    for module in (parsers, sources):
+        monkeypatch.setattr(module, "MAX_BYTES", size + 500)
+    with pytest.raises(DataError, match=r"a.npz: expected at most 0 MB when padded and uncompressed, found more"):
+        sources.adopt(tmp_path / "a.npz")
+    assert not (tmp_path / "cache" / "images").exists()
 
 
 def test_a_lost_or_damaged_copy_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,9 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from infovae.config import OBJECTIVES, LatentEvaluation, PixelConfig, RunConfig, SemiSupervisedEvaluation
+from infovae.data import datasets
 from infovae.data.datasets import ImageData
+from infovae.evaluation import require_labels
 from infovae.evaluation.semi_supervised import draw_labelled
 from infovae.experiments import MODULES, aggregate, experiment_class, make_experiment
 from infovae.experiments.family import Family
@@ -186,6 +188,21 @@ def test_extra_seeds_are_of_the_headline_alone() -> None:
     runs = configs("divergence_comparison", latent_dims=[2, 10], seeds=[0], extra_seeds=[5, 6], objectives=["mmd"])
     assert [(run.latent_dim, run.seed) for run in runs] == [(2, 0), (10, 0), (10, 5), (10, 6)]
     assert len(configs("divergence_comparison", latent_dims=[2], seeds=[0], extra_seeds=[5], objectives=["mmd"])) == 1
+
+
+def test_usual_number_of_labels_leaves_half_of_the_rarest_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INFOVAE_CACHE", str(tmp_path / "cache"))
+    labels = np.repeat([0, 1], [540, 60])
+    np.savez(tmp_path / "a.npz", images=np.zeros((600, 8, 8), np.uint8), labels=labels)
+    rare, plain = (
+        make_experiment("divergence_comparison", {"dataset": dataset, "seeds": [0]}).model_dump()["n_labels"]
+        for dataset in (str(tmp_path / "a.npz"), "mnist")
+    )
+    assert (rare, plain) == (2 * 24, 1000)
+    data = datasets.load(str(tmp_path / "a.npz"))
+    require_labels(SemiSupervisedEvaluation(n_labels=rare), RunConfig(dataset=data.name), data)
 
 
 def test_usage_varies_radius_and_norm_one_at_a_time() -> None:
