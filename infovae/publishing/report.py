@@ -303,7 +303,9 @@ def describe_missing(
 def compare_settings(runs: pd.DataFrame) -> pd.DataFrame:
     """Return what decides the comparison under a PixelCNN, ours beside the authors' code; `runs` are its models."""
     autoregressive = under_pixelcnn(runs)
-    of_first = {name: g.iloc[0] for name, g in by_objective(autoregressive if len(autoregressive) else runs)}
+    models = autoregressive if len(autoregressive) else runs
+    of_first = {name: g.iloc[0] for name, g in by_objective(models)}
+    precisions = models["trained_precision"].value_counts()
     row = next(iter(of_first.values()))
     width = int(row["encoder_width"])
     steps = [
@@ -317,7 +319,8 @@ def compare_settings(runs: pd.DataFrame) -> pd.DataFrame:
         "encoder": f"conv {width}, {2 * width}, dense {8 * width}, norm: {row['encoder_norm']}",
         "decoder": f"{row['decoder']}, {row['pixelcnn_layers']:g} layers of {row['pixelcnn_channels']:g} maps, sees "
         f"{row['receptive_radius']:g} pixels far",
-        "training": ", ".join([*steps, str(row["precision"])]),
+        "training": ", ".join(steps),
+        "arithmetic": ", ".join(f"{name} ({n} run{'s' if n > 1 else ''})" for name, n in precisions.items()),
         "VAE": "the ELBO",
     }
     for name, found in of_first.items():
@@ -327,7 +330,8 @@ def compare_settings(runs: pd.DataFrame) -> pd.DataFrame:
     theirs = {
         "encoder": "conv 64, 128, dense 512, norm: batch",
         "decoder": "gated residual PixelCNN, 12 layers of 32 maps, sees 14 pixels far",
-        "training": "40,000 steps or more of 100 images, rmsprop, 0.001, gradients clipped to ±1, float32",
+        "training": "40,000 steps or more of 100 images, rmsprop, 0.001, gradients clipped to ±1",
+        "arithmetic": "float32",
         "VAE": "what it calls ELBO is a β-VAE, β = 784/dim",
         "MMD": "λ = 784 (a loss averaged over 784 pixels), the same kernel",
         "Stein": "λ = 78400 (and a sum over the batch), the same kernel",

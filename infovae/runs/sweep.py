@@ -209,7 +209,7 @@ def checkpoint_seconds() -> float:
 def collect(tasks: Iterable[Task], store: Store) -> pd.DataFrame:
     """Return one row per task from the store: run_id, status, configuration, train_seconds, every metric.
 
-    The precision is the one that a run was trained in, where its configuration leaves that open. The status is "done",
+    `trained_precision` is what `precision` came to on the machine that trained the run. The status is "done",
     "failed: <reason>" or "not run".
     """
     rows = []
@@ -219,7 +219,7 @@ def collect(tasks: Iterable[Task], store: Store) -> pd.DataFrame:
         metrics = [store.load_evaluation(identity, e) for e in evaluations] if record else []
         row: dict[str, Any] = {"run_id": identity, "status": "done", **config.model_dump(mode="json")}
         if record is not None and None not in metrics:
-            row |= {"train_seconds": record["train_seconds"], "precision": record["precision"]}
+            row |= {"train_seconds": record["train_seconds"], "trained_precision": record["precision"]}
             for values in metrics:
                 row |= values or {}
         else:

@@ -91,7 +91,7 @@ def test_only_what_the_store_lacks_is_done(store: Store, here: None, monkeypatch
     runs = sweep(more, store)
     assert record.stat().st_mtime_ns == written  # not trained again
     assert runs["svm_error"].between(0, 1).all()
-    assert set(runs["precision"]) <= {"float32", "bfloat16"}  # what "auto" was here
+    assert runs["precision"][0] == "auto" and set(runs["trained_precision"]) <= {"float32", "bfloat16"}
     assert {"z", "labels"} <= load_arrays(tasks, LatentEvaluation, store)[0].keys()
     assert set(collect_history(tasks, store)["run_id"]) == {runs["run_id"][0]}
 
