@@ -188,16 +188,22 @@ def style_rows(axes: Sequence[Axes], names: Sequence[str], scales: Sequence[floa
             ax.axvline(0, color="0.5", lw=0.6)
         ax.title.set_fontsize(8)
         ax.tick_params(labelsize=7)
+        if ax.get_xscale() == "linear":
+            ax.locator_params(axis="x", nbins=4)
         ax.grid(axis="y", lw=0.3, color="0.9")
     axes[0].set_yticks(range(len(names)), names, fontsize=8)
     axes[0].set_ylim(len(names) - 0.5, -0.5)
 
 
 class Panel(NamedTuple):
-    """How a metric is drawn: where a logarithmic axis becomes linear, and its limits, words -> value or column."""
+    """How a metric is drawn: where a logarithmic axis becomes linear, its limits, and what it leaves room for.
+
+    `limits` are words -> value or column. An objective that is named as `far` may lie outside the frame.
+    """
 
     linear_below: float | None = None
     limits: Mapping[str, float | str] = MappingProxyType({})
+    far: str = ""
 
 
 @figure
@@ -208,7 +214,7 @@ def plot_metrics(runs: pd.DataFrame, x: str, metrics: Mapping[str, Panel], capti
     """
     done = finished(runs, *metrics)
     shown = {metric: panel for metric, panel in metrics.items() if done[metric].notna().any() or not len(done)}
-    drawn, axes = panels(len(shown), 3.5, 2.7)
+    drawn, axes = panels(len(shown), 3.5, 2.7, 2 if len(shown) == 4 else 3)
     for ax, (metric, panel) in zip(axes, shown.items(), strict=True):
         draw_objectives(ax, done, x, metric)
         logarithmic(ax, panel.linear_below)
@@ -219,7 +225,7 @@ def plot_metrics(runs: pd.DataFrame, x: str, metrics: Mapping[str, Panel], capti
         for words, level in given.items():
             if level == level:
                 ideal(ax, level, words)
-        span(ax, [*done[metric], *given.values()])
+        span_near(ax, done, metric, panel.far, given.values())
         ax.set(title=label(metric), xlabel=label(x))
     legend(drawn)
     return drawn.captioned(done, f"{spread(runs)} {caption}")
@@ -305,6 +311,19 @@ def span(ax: Axes, values: Iterable[float]) -> None:
     if len(ends) and np.isfinite(ends).all():
         margin = 0.08 * (ends[1] - ends[0]) or 0.1
         ax.set_ylim(*transform.inverted().transform(ends + np.array([-margin, margin])))
+
+
+def span_near(ax: Axes, runs: pd.DataFrame, metric: str, far: str, others: Iterable[float] = ()) -> None:
+    """Limit the vertical axis to other values and those of runs, but for an objective that would press them together.
+
+    Where the objective `far` lies above the frame, its mean stands there in words.
+    """
+    is_far = runs["objective"] == far
+    span(ax, [*others, *(runs if is_far.all() else runs[~is_far])[metric]])
+    mean = runs.loc[is_far, metric].mean()
+    if mean > ax.get_ylim()[1]:
+        words = f"{objective_name(far)}: {mean:.3g} ↑"
+        ax.text(0.98, 0.98, words, transform=ax.transAxes, ha="right", va="top", **NOTE)
 
 
 def legend(drawn: Figure, styles: Mapping[str, Mapping[str, Any]] | None = None) -> None:

@@ -72,6 +72,7 @@ def figures(name: str, status: str = "done") -> dict[str, Captioned]:
     available = {
         "runs": runs,
         "learning_rate": 1e-3,
+        "seconds_at_most": 300.0,
         "history": made_up_history(runs),
         "arrays": [made_up_arrays(run) if status == "done" else {} for run in runs.to_dict("records")],
     }
@@ -167,6 +168,16 @@ def test_the_five_panels_hold_the_authors_numbers_dashed_and_ours_solid() -> Non
     (ours,) = [line for line in accuracy.lines if (line.get_label(), line.get_linestyle()) == ("VAE", "-")]
     errors = runs[runs["objective"] == "elbo"].groupby("latent_dim")["svm_error_authors"].mean()
     assert np.asarray(ours.get_ydata()).tolist() == pytest.approx((1 - errors).tolist())
+
+
+def test_an_objective_far_off_leaves_the_others_the_panel_and_stands_in_words() -> None:
+    runs = pd.DataFrame({"objective": ["elbo", "mmd", "unregularized"], "m": [1.0, 2.0, 400.0]})
+    _, (apart, all_three, alone) = plotting.panels(3, 2, 2)
+    plotting.span_near(apart, runs, "m", "unregularized", [0.0])
+    plotting.span_near(all_three, runs, "m", "")
+    plotting.span_near(alone, runs[2:], "m", "unregularized")
+    assert apart.get_ylim() == pytest.approx((-0.16, 2.16)) and apart.texts[0].get_text() == "no regulariser: 400 ↑"
+    assert all_three.get_ylim()[1] > 400 and alone.get_ylim()[1] > 400 and not [*all_three.texts, *alone.texts]
 
 
 def test_numbers_beside_the_authors_are_those_of_the_headline() -> None:

@@ -160,12 +160,8 @@ def plot_five_panels(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
         ax.set_xticks(dims, [f"{dim:g}" for dim in dims])
         plotting.logarithmic(ax, linear_below)
         ax.set(title=title, xlabel=label("latent_dim"))
-        near = done[done["objective"] != "unregularized"] if metric == "class_cross_entropy" else done
-        plotting.span(ax, [*theirs["value"][theirs["metric"] == metric], *near[column]])
-        far = done.drop(near.index)[column].mean()
-        if far > ax.get_ylim()[1]:  # it would press all others together
-            words = f"{objective_name('unregularized')}: {far:.2g} ↑"
-            ax.text(0.98, 0.98, words, transform=ax.transAxes, ha="right", va="top", **plotting.NOTE)
+        far = "unregularized" if metric == "class_cross_entropy" else ""
+        plotting.span_near(ax, done, column, far, theirs["value"][theirs["metric"] == metric])
     curves = _theirs("training_curves", runs).query("step > 0")
     for objective, curve in plotting.by_objective(curves):
         color = plotting.PALETTE[objective]
@@ -236,8 +232,8 @@ def plot_by_dimension(runs: pd.DataFrame) -> Captioned:
         "mutual_information": Panel(limits={"cap": "mutual_information_cap"}),
         "squared_mmd": Panel(1e-3, {"match": 0.0}),
         "log_det_cov_per_dim_test": Panel(0.1, {"match": 0.0}),
-        "class_cross_entropy": Panel(1e-3, {"real images": "class_cross_entropy_real"}),
-        "frechet_distance": Panel(limits={"real images": "frechet_distance_real"}),
+        "class_cross_entropy": Panel(limits={"real images": "class_cross_entropy_real"}, far="unregularized"),
+        "frechet_distance": Panel(limits={"real images": "frechet_distance_real"}, far="unregularized"),
         "reconstruction_nll": Panel(),
     }
     caption = "Grey lines: a match, the value of real images, or the cap of the estimate of I(x;z)."
@@ -256,7 +252,8 @@ def plot_latent_plane(runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarr
     most = max((int(found.max()) for found in labels.values()), default=-1)  # -1: without labels
     labelled, n_classes = most >= 0, max(10, most + 1)
     colors = "tab10" if n_classes == 10 else "turbo"
-    drawn, axes = plotting.panels(len(z), 2.9, 2.6, sharex=True, sharey=True)
+    shape = (2.9, 2.6, 3) if len(z) < 10 else (2.1, 1.9, 6)
+    drawn, axes = plotting.panels(len(z), *shape, sharex=True, sharey=True)
     angle, extent = np.linspace(0, 2 * np.pi, 100), 4.5
     for ax, (objective, codes) in zip(axes, z.items(), strict=False):
         look: dict[str, Any] = {"s": 2, "linewidths": 0, "c": plotting.PALETTE[objective]}
@@ -266,7 +263,8 @@ def plot_latent_plane(runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarr
         for radius in (1, 2, 3):  # standard deviations of the prior
             ax.plot(radius * np.cos(angle), radius * np.sin(angle), color="0.3", lw=0.5)
         limits = (-extent, extent)
-        ax.set(title=objective_name(objective), aspect="equal", xlim=limits, ylim=limits, xlabel="z₁", ylabel="z₂")
+        ax.set(aspect="equal", xlim=limits, ylim=limits, xlabel="z₁", ylabel="z₂")
+        ax.set_title(objective_name(objective), fontsize=12 if len(z) < 10 else 9)
         ax.label_outer()
         outside = 100 * float(np.mean(np.abs(codes).max(axis=1) > extent))
         if outside > 0.5:

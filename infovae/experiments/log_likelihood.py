@@ -91,12 +91,12 @@ def plot_bounds(runs: pd.DataFrame) -> Captioned:
         if comparable and objective in recalled:
             by_objective.plot(place, recalled[objective], "D", mfc="none", mec="0.4", ms=7)
     names = [objective_name(name) for name, _ in plotting.by_objective(done)]
-    by_objective.set_xticks(range(len(names)), names, rotation=30)
+    by_objective.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
     for ax in paired:
         with_code = [name for name in names if name != objective_name("unconditional")]
-        ax.set_xticks(range(len(with_code)), with_code, rotation=30)
+        ax.set_xticks(range(len(with_code)), with_code, rotation=30, ha="right", rotation_mode="anchor")
         ax.set_title("less that of no code, by seed")
-        plotting.ideal(ax, 0, "as good as no code", right=True)
+        plotting.ideal(ax, 0, "as good as no code")
     by_draws.set(xscale="log", xlabel="draws K of the fitted proposal", ylabel="bound on −log p(x), nats")
     by_draws.set_xticks(draws, [f"{k:,}" for k in draws])
     by_draws.minorticks_off()

@@ -126,7 +126,8 @@ def plot_variants(runs: pd.DataFrame) -> Captioned:
     rows: list[tuple[str, str]] = []  # (variant, text); a question stands above its variants
     for question, variants in QUESTIONS.items():
         asked = [name for name in variants if name in set((done if len(done) else runs)["variant"])]
-        rows += [("", question)] * bool(asked) + [(name, variant_name(name)) for name in asked]
+        if len(asked) > 1:
+            rows += [("", question), *((name, variant_name(name)) for name in asked)]
     drawn, axes = plotting.panels(len(metrics), 2.3, 0.23 * len(rows) + 0.5, len(metrics), sharey=True)
     for ax, (metric, (title, _)) in zip(axes, metrics.items(), strict=True):
         for place, (variant, _) in enumerate(rows):
@@ -139,6 +140,7 @@ def plot_variants(runs: pd.DataFrame) -> Captioned:
         tick.set_fontweight("normal" if variant else "bold")
     return drawn.captioned(
         done,
-        "Rows below a bold line answer one question; those without a run are left out. Colours are those of the "
-        "objectives. Left: the more the better, up to the cap; second and third: a match is 0; right: lower is better.",
+        "Rows below a bold line answer one question; where fewer than two have a run it is left out. Colours are those "
+        "of the objectives. Left: the more the better, up to the cap; second and third: a match is 0; right: lower is "
+        "better.",
     )

@@ -105,24 +105,30 @@ def size_in_words(runs: pd.DataFrame) -> pd.Series:
 
 
 @plotting.figure
-def plot_tuning(runs: pd.DataFrame, learning_rate: float) -> Captioned:
-    """Return the loss against the seconds of training, a point per size at one learning rate, and against that rate."""
+def plot_tuning(runs: pd.DataFrame, learning_rate: float, seconds_at_most: float) -> Captioned:
+    """Return the loss against the seconds of training, a point per size at one learning rate, and against that rate.
+
+    A line marks the seconds that are allowed.
+    """
     done = charged_loss(runs)
     drawn, (by_size, by_rate) = plotting.panels(2, 4.4, 3.2)
     by_size_of = done[done["learning_rate"] == learning_rate]
     for words, group in by_size_of.groupby(size_in_words(by_size_of)) if len(done) else []:
         for objective, part in plotting.by_objective(group):
             by_size.plot(part["train_seconds"], part["loss"], ls="", ms=5, **plotting.look(objective))
-            at = (part["train_seconds"].mean(), part["loss"].max())
-            by_size.annotate(str(words), at, (0, 5), textcoords="offset points", fontsize=7, ha="center")
+        at = (part["train_seconds"].mean(), part["loss"].max())
+        by_size.annotate(str(words), at, (0, 5), textcoords="offset points", fontsize=7, ha="center")
     usual = done[size_in_words(done) == size_in_words(done).iloc[-1]] if len(done) else done
     plotting.draw_objectives(by_rate, usual, "learning_rate", "loss")
     by_size.set(xlabel=label("train_seconds"), ylabel="loss on validation images, nats", title="size of the decoder")
     by_size.margins(0.4, 0.2)
+    by_size.axvline(seconds_at_most, color="0.5", lw=0.6)
+    by_size.annotate("allowed ", (seconds_at_most, 0.97), xycoords=by_size.get_xaxis_transform(), ha="right", va="top",
+                     **plotting.NOTE)  # fmt: skip
     by_rate.set(xlabel=label("learning_rate"), title="learning rate")
     plotting.legend(drawn)
     return drawn.captioned(
         done,
-        "The loss is the reconstruction plus (1 − α) of the rate. Left: lower and further left is better. Right: "
-        "lower is better.",
+        "The loss is the reconstruction plus (1 − α) of the rate. Left: lower and further left is better; a size that "
+        "several objectives have is named once. Right: lower is better.",
     )

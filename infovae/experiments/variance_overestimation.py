@@ -178,7 +178,8 @@ def plot_densities(runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarray]
         for words, part in found.items()
         for name, density in part.items()
     }
-    drawn, axes = plotting.panels(len(titles), 2.5, 2.5, max(1, len(titles) // 2), sharex=True, sharey=True)
+    n_columns = max(1, len(titles) // 2)
+    drawn, axes = plotting.panels(len(titles), 2.5 + 0.8 / n_columns, 2.5, n_columns, sharex=True, sharey=True)
     levels = np.array([0.01, 0.02, 0.04, 0.08, 0.12, 0.16, 0.24, 0.32])
     angle = np.linspace(0, 2 * np.pi, 100)
     for ax, (title, density) in zip(axes, titles.items(), strict=False):
