@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from infovae import __version__
 from infovae.config import PixelConfig, RunConfig
 from infovae.experiments import HEADLINE_DIM, MODULES, Experiment, make_experiment, parse_value
-from infovae.paths import PROJECT_ROOT, results_root
+from infovae.paths import PROJECT_ROOT, results_root, write_atomically
 from infovae.refusals import ParameterError, shorten, unknown_name
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def require_settings(experiments: Iterable[Experiment]) -> None:
         When a source notebook cannot be read.
     ParameterError
         When an environment variable that names a device, a number or a choice cannot be used.
-    StoreError
+    WriteError
         When the store cannot be written.
     """
     from infovae.publishing.notebooks import FURTHER, make_folder, require_source
@@ -237,7 +237,7 @@ def require_settings(experiments: Iterable[Experiment]) -> None:
 
 def write_environment(folder: Path) -> None:
     """Write environment.json: the versions and the kind of machine that the results were made with."""
-    from infovae.runs.store import to_json, write_atomically
+    from infovae.runs.store import to_json
     from infovae.training import choose_device
 
     facts = {

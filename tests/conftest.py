@@ -14,9 +14,9 @@ from hypothesis import settings
 from infovae.config import RunConfig
 from infovae.data.datasets import ImageData, load
 from infovae.model.networks import Decoder
-from infovae.paths import PROJECT_ROOT
+from infovae.paths import PROJECT_ROOT, WriteError
 from infovae.runs.cluster import Job
-from infovae.runs.store import Store, StoreError
+from infovae.runs.store import Store
 
 settings.register_profile("shared-machine", deadline=None)  # a slow machine is not a failing test
 settings.load_profile("shared-machine")
@@ -60,7 +60,7 @@ def execute_here(
         assert not job.needs & left
         try:
             reasons = job.keep(job.function(key, load(job.dataset), **job.prepare()))
-        except StoreError:
+        except WriteError:
             raise
         except Exception as error:
             reasons = [f"{type(error).__name__}: {error}"]

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from infovae.__main__ import main
-from infovae.paths import PROJECT_ROOT, project_path
+from infovae.paths import PROJECT_ROOT
 from infovae.refusals import ParameterError
 
 
@@ -37,17 +37,6 @@ def test_a_package_that_lies_outside_its_repository_refuses_at_once(command: tup
     (line,) = done.stderr.decode().splitlines()
     assert line.startswith("Error: notebooks and profiles lie beside the package") and str(tmp_path) in line
     assert [path.name for path in tmp_path.iterdir()] == ["infovae"]
-
-
-def test_nothing_is_written_beside_a_package_outside_its_repository(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("infovae.paths.PROJECT_ROOT", tmp_path)
-    monkeypatch.delenv("INFOVAE_STORE", raising=False)
-    with pytest.raises(ParameterError, match="set INFOVAE_STORE to a folder"):
-        project_path("INFOVAE_STORE", ".infovae")
-    monkeypatch.setenv("INFOVAE_STORE", "kept")
-    assert project_path("INFOVAE_STORE", ".infovae") == Path.cwd() / "kept"
 
 
 def test_profile_without_the_experiment_is_refused() -> None:

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infovae.data.parsers import MAX_BYTES, DataError, OwnImages, read_idx, read_own_images, to_idx
+from infovae.paths import WriteError, write_atomically
 from infovae.refusals import ParameterError, unknown_name
 
 log = logging.getLogger(__name__)
@@ -100,9 +101,9 @@ def find_files(name: str) -> tuple[dict[str, NDArray[np.uint8]], str]:
         if label not in ("cache", "INFOVAE_DATA"):
             try:
                 for file, array in files.items():
-                    _write(cached / file, to_idx(array))
-            except OSError as error:
-                log.warning("not cached, so fetched again next time (INFOVAE_CACHE names another folder): %s", error)
+                    write_atomically(cached / file, to_idx(array))
+            except WriteError as error:
+                log.warning("not cached, so fetched again next time: %s", error)
         return files, label
     raise DataError(
         f"{name} could not be loaded. Tried, in this order:{''.join(reasons)}\nWhat to do: set INFOVAE_DATA to a "
@@ -143,14 +144,6 @@ def cache_folder() -> Path:
     return Path(os.path.expanduser(named) if named else platformdirs.user_cache_dir("infovae"))
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write a file so that other processes see it complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as scratch:
-        Path(scratch, path.name).write_bytes(content)
-        os.replace(Path(scratch, path.name), path)
-
-
 # A user's own images
 
 
@@ -168,10 +161,7 @@ def adopt(path: Path) -> str:
     if len(content) > MAX_BYTES:
         raise DataError(f"{path}: expected at most {MAX_BYTES // 10**6} MB when padded and uncompressed, found more")
     is_new = not _copy(name).is_file()
-    try:
-        _write(_copy(name), content)
-    except OSError as error:
-        raise DataError(f"{path}: no copy can be kept ({error}): set INFOVAE_CACHE to another folder") from error
+    write_atomically(_copy(name), content)
     if is_new:
         height, width = own.images.shape[1:]
         log.info("%s: %d images, padded to %d x %d, called %s in results", path, len(own.images), height, width, name)

@@ -24,11 +24,11 @@ from types import MappingProxyType
 from typing import Any
 
 from infovae.experiments import Experiment
-from infovae.paths import PROJECT_ROOT
+from infovae.paths import PROJECT_ROOT, WriteError, write_atomically
 from infovae.publishing.report import format_command, require_published
 from infovae.publishing.site import render_markdown, render_notebook
 from infovae.publishing.tables import write_tables
-from infovae.runs.store import StoreError, to_json, write_atomically
+from infovae.runs.store import to_json
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +184,7 @@ def hold(folder: Path) -> Iterator[None]:
 
     Raises
     ------
-    StoreError
+    WriteError
         When the folder cannot be written, or while another process holds it.
     """
     make_folder(folder)
@@ -196,7 +196,7 @@ def hold(folder: Path) -> Iterator[None]:
             except BlockingIOError:
                 file.seek(0)
                 owner = f"process {file.read() or 'of unknown number'}"
-                raise StoreError(f"{owner} is writing to {folder}: wait for its end, or stop it") from None
+                raise WriteError(f"{owner} is writing to {folder}: wait for its end, or stop it") from None
             if os.fstat(file.fileno()).st_nlink == 0:
                 continue  # its holder removed it between our opening and our locking
             file.truncate(0)
@@ -219,7 +219,7 @@ def make_folder(folder: Path, variable: str = "INFOVAE_RESULTS") -> None:
             pass
     except OSError as error:
         reason = f"cannot write to {folder}: {error.strerror or error}"
-        raise StoreError(f"{reason}. Set {variable} to a folder that can be written") from error
+        raise WriteError(f"{reason}. Set {variable} to a folder that can be written") from error
 
 
 @contextmanager

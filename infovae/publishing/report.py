@@ -20,12 +20,12 @@ from infovae.claims.intervals import LEVEL
 from infovae.claims.statements import under_pixelcnn
 from infovae.experiments import MODULES, Experiment, make_experiment
 from infovae.labels import as_markdown, label, objective_name
-from infovae.paths import PROJECT_ROOT
+from infovae.paths import PROJECT_ROOT, write_atomically
 from infovae.plotting import Captioned, by_objective, count, display_width, finished
 from infovae.publishing.site import SYMBOLS
 from infovae.publishing.tables import format_number, show_table, write_tables
 from infovae.refusals import ParameterError
-from infovae.runs.store import to_json, write_atomically
+from infovae.runs.store import to_json
 
 
 class Published(NamedTuple):

@@ -11,8 +11,8 @@ from IPython.display import Markdown
 from infovae.experiments import Experiment
 from infovae.experiments.sensitivity import variant_name
 from infovae.labels import as_markdown, label, objective_name
+from infovae.paths import write_atomically
 from infovae.plotting import count
-from infovae.runs.store import write_atomically
 
 WORDS = {"objective": objective_name, "variant": variant_name}
 """Columns of names -> what a reader sees for one."""

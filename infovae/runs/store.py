@@ -17,13 +17,10 @@ counts as absent and is made again, with a warning. Only the driver of a sweep w
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
 import logging
-import os
-import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from infovae.config import Evaluation, Settings
-from infovae.paths import project_path, results_root
+from infovae.paths import WriteError, project_path, results_root, write_atomically
 from infovae.refusals import flag
 
 log = logging.getLogger(__name__)
@@ -40,10 +37,6 @@ Arrays = dict[str, np.ndarray]
 
 FORMAT = 1
 """Part of every checksum: raise it when records written before can no longer be read."""
-
-
-class StoreError(RuntimeError):
-    """The store cannot be written; the message says where, why and what to do."""
 
 
 class KeptEvaluation(NamedTuple):
@@ -140,7 +133,7 @@ class Store:
         """Keep the numbers of one evaluation of a finished run and, at half precision, its arrays."""
         run = self.load_run(run_id)
         if run is None:
-            raise StoreError(f"{self._run(run_id)} was deleted while it was in use: run it again")
+            raise WriteError(f"{self._run(run_id)} was deleted while it was in use: run it again")
         name, content = _name(evaluation), pack(arrays)
         path = self._run(run_id) / f"{name}.json"
         write_atomically(path.with_suffix(".npz"), content)
@@ -237,32 +230,6 @@ def unpublish(folder: Path, keep: set[str]) -> None:
 def to_json(value: Any) -> bytes:
     """Serialise deterministically; NaN and infinity as null would lose them, so they are written as Python does."""
     return json.dumps(value, indent=1, sort_keys=True).encode()
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file as a whole: a reader sees the old content or the new, never a part; nor does a kill leave one.
-
-    Raises
-    ------
-    StoreError
-        When the folder cannot be written, for instance on a full disk; the old file stays as it was.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:  # its mode is what the user's umask says
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        reason = f"cannot write {path}: {error.strerror or error}"
-        raise StoreError(
-            f"{reason}. Finished runs are kept; free the disk or set INFOVAE_STORE, then run again"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):  # its folder is none
-            temporary.unlink(missing_ok=True)
 
 
 def pack(arrays: Arrays) -> bytes:

@@ -26,11 +26,10 @@ from pages import check
 from infovae.__main__ import main
 from infovae.claims.statements import CLAIMS
 from infovae.experiments import make_experiment
-from infovae.paths import PROJECT_ROOT
+from infovae.paths import PROJECT_ROOT, WriteError
 from infovae.publishing import lab, notebooks
 from infovae.publishing.notebooks import FIRST_NOTEBOOK, NotebookError, execute, execute_report, hold
 from infovae.publishing.report import publish
-from infovae.runs.store import StoreError
 
 SOURCES = sorted((PROJECT_ROOT / "notebooks").glob("*.ipynb"))
 
@@ -331,7 +330,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from infovae.publishing.notebooks import hold
-from infovae.runs.store import StoreError
+from infovae.paths import WriteError
 folder = Path(sys.argv[1])
 """
 WAIT = (
@@ -350,7 +349,7 @@ for _ in range(300):
         with hold(folder):
             (folder / "inside").touch(exist_ok=False)
             (folder / "inside").unlink()
-    except StoreError:
+    except WriteError:
         pass
 """
 )
@@ -365,7 +364,7 @@ def test_a_folder_belongs_to_one_command_at_a_time(tmp_path: Path) -> None:
             assert first.stdout and first.stdout.readline() == b"held\n"
             (tmp_path / "a/.staging-x").mkdir(parents=True)
             for _ in range(2):
-                with pytest.raises(StoreError, match=f"^process {first.pid} is writing to {tmp_path}: [^\\n]*$"):
+                with pytest.raises(WriteError, match=f"^process {first.pid} is writing to {tmp_path}: [^\\n]*$"):
                     hold(tmp_path).__enter__()
             assert (tmp_path / "a/.staging-x").is_dir()
         finally:
@@ -374,7 +373,7 @@ def test_a_folder_belongs_to_one_command_at_a_time(tmp_path: Path) -> None:
     with hold(tmp_path):
         assert (tmp_path / ".lock").read_text() == str(os.getpid())
         assert not (tmp_path / "a/.staging-x").exists()
-        with pytest.raises(StoreError, match=f"process {os.getpid()} is writing"), hold(tmp_path):
+        with pytest.raises(WriteError, match=f"process {os.getpid()} is writing"), hold(tmp_path):
             pass
     assert not (tmp_path / ".lock").exists()
 
