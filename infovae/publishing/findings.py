@@ -68,6 +68,14 @@ def match(runs: pd.DataFrame, variants: Variants) -> dict[str, pd.DataFrame]:
     return {words: runs[chosen & common] for words, chosen in found.items()} if common.any() else {}
 
 
+def tell(about: str, found: Mapping[str, pd.DataFrame], say: Callable[[pd.DataFrame], str] = say_match) -> str:
+    """Return what is said of each variant that `match` found, after what it is about; empty where it found none."""
+    if not found:
+        return ""
+    listed = ". ".join(f"{words}: {say(group)}" for words, group in found.items())
+    return f"{about} ({count_seeds(next(iter(found.values())))}). {listed}."
+
+
 def sample_quality(runs: pd.DataFrame) -> str:
     """What a used code is worth in samples."""
     columns = ["frechet_distance", "frechet_distance_real", "class_cross_entropy"]
@@ -186,17 +194,15 @@ def code_used(runs: pd.DataFrame) -> str:
 
 def encoder_start(runs: pd.DataFrame) -> str:
     """How the encoder starts."""
-    variants = {"with batch norm": "batch", "without a norm": "none", "with means spread before training": "spread"}
+    variants = {"With batch norm": "batch", "Without a norm": "none", "With means spread before training": "spread"}
     chosen: Variants = {words: {"encoder_norm": norm} for words, norm in variants.items()}
     parts = []
     for name, weight in (("mmd", True), ("elbo", False)):
         of_name = runs[(runs["objective"] == name) & (runs["alpha"] == OBJECTIVES[name]["alpha"])]
         for lambda_, group in of_name.groupby("lambda_"):
-            if found := match(group, chosen):
-                listed = "; ".join(f"{say_information(g['mutual_information'])} {words}" for words, g in found.items())
-                seeds = count_seeds(next(iter(found.values())))
-                parts.append(f"{objective_name(name)}{f' at λ = {lambda_:g}' if weight else ''} ({seeds}): {listed}")
-    return f"I(x;z) of the code. {'. '.join(parts)}." if parts else ""
+            about = objective_name(name) + (f" at λ = {lambda_:g}" if weight else "")
+            parts.append(tell(about, match(group, chosen), lambda g: say_information(g["mutual_information"])))
+    return f"I(x;z) of the code. {' '.join(filter(None, parts))}" if any(parts) else ""
 
 
 def averaged_rate(runs: pd.DataFrame) -> str:
@@ -221,9 +227,7 @@ def kernel(runs: pd.DataFrame) -> str:
         "exp(−d²/(2 dim)) at λ = 784": {"bandwidth": "prior", "lambda_": 784.0},
         "exp(−d²/dim²) at λ = 1000": {"bandwidth": "paper", "lambda_": 1000.0},
     }
-    found = match(runs[runs["objective"] == "mmd"], variants)
-    listed = ". ".join(f"{words}: {say_match(group)}" for words, group in found.items())
-    return f"MMD ({count_seeds(next(iter(found.values())))}). {listed}." if found else ""
+    return tell("MMD", match(runs[runs["objective"] == "mmd"], variants))
 
 
 def gamma(runs: pd.DataFrame) -> str:
@@ -254,10 +258,8 @@ def adversary_weight(runs: pd.DataFrame) -> str:
             for weight, rate in pairs
         }  # fmt: skip
         found = match(runs[runs["divergence"] == divergence].assign(objective=divergence), variants)
-        if found:
-            listed = ". ".join(f"{words}: {say_match(group)}" for words, group in found.items())
-            parts.append(f"{objective_name(divergence)} ({count_seeds(next(iter(found.values())))}). {listed}.")
-    return " ".join(parts)
+        parts.append(tell(objective_name(divergence), found))
+    return " ".join(filter(None, parts))
 
 
 def length(runs: pd.DataFrame) -> str:
@@ -266,29 +268,33 @@ def length(runs: pd.DataFrame) -> str:
     for name in ("mmd", "elbo"):
         group = runs[runs["objective"] == name]
         steps = sorted(set(group["steps"]))
-        found = match(group, {f"{n:,} steps": {"steps": n} for n in (steps[0], steps[-1])}) if len(steps) > 1 else {}
-        if found:
-            epochs = {words: (g["steps"] * g["batch_size"] / g["n_train"]).iloc[0] for words, g in found.items()}
-            listed = ". ".join(
-                f"{words} ({format_number(epochs[words])} epochs): {say_match(g)}" for words, g in found.items()
-            )
-            parts.append(f"{objective_name(name)} ({count_seeds(next(iter(found.values())))}). {listed}.")
-    return " ".join(parts)
+        variants: Variants = {f"{n:,} steps": {"steps": n} for n in (steps[0], steps[-1])} if len(steps) > 1 else {}
+        parts.append(tell(objective_name(name), match(group, variants), _epochs_and_match))
+    return " ".join(filter(None, parts))
+
+
+def _epochs_and_match(runs: pd.DataFrame) -> str:
+    epochs = (runs["steps"] * runs["batch_size"] / runs["n_train"]).iloc[0]
+    return f"{format_number(epochs)} epochs; {say_match(runs)}"
 
 
 def place(runs: pd.DataFrame) -> str:
     """How z enters the decoder."""
-    words = {"global": "as one shift for the whole image", "spatial": "as a map that depends on the place"}
-    parts = []
-    for name in ("mmd", "elbo"):
-        found = match(runs[runs["objective"] == name], {words[kind]: {"conditioning": kind} for kind in words})
-        if found:
-            listed = "; ".join(
-                f"{kind} {say_information(g['mutual_information'])}, reconstruction {say(g['reconstruction_nll'])} nats"
-                for kind, g in found.items()
-            )
-            parts.append(f"{objective_name(name)} ({count_seeds(next(iter(found.values())))}): {listed}.")
-    return " ".join(parts)
+    variants: Variants = {
+        "As one shift for the whole image": {"conditioning": "global"},
+        "As a map that depends on the place": {"conditioning": "spatial"},
+    }
+    parts = [
+        tell(objective_name(name), match(runs[runs["objective"] == name], variants), _information_and_reconstruction)
+        for name in ("mmd", "elbo")
+    ]
+    return " ".join(filter(None, parts))
+
+
+def _information_and_reconstruction(runs: pd.DataFrame) -> str:
+    return (
+        f"I(x;z) {say_information(runs['mutual_information'])}; reconstruction {say(runs['reconstruction_nll'])} nats"
+    )
 
 
 FINDINGS: dict[str, tuple[Callable[[pd.DataFrame], str], ...]] = {
