@@ -34,18 +34,23 @@ def write_tables(experiment: Experiment, runs: pd.DataFrame, folder: Path) -> No
 def format_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table with each metric and its interval in one cell, "mean ± half-width"; "–" for no number.
 
-    Columns and objectives have the names that a reader sees. A metric without any number is left out. I(x;z) at the cap
-    of its estimate stands as "≥ cap".
+    Columns and objectives have the names that a reader sees. A metric without any number is left out, and so is an
+    interval without width. I(x;z) at the cap of its estimate stands as "≥ cap"; the cap has no column of its own.
     """
     readable = pd.DataFrame(index=table.index)
     for column in table.columns:
         values, interval = table[column], table.get(f"{column}_ci95")
-        if column.endswith("_ci95") or (interval is not None and values.isna().all()):
+        if (
+            column.endswith("_ci95")
+            or column == "mutual_information_cap"
+            or (interval is not None and values.isna().all())
+        ):
             continue
         if column in ("n_missing", "why_missing") and not values.map(bool).any():
             continue
         if interval is not None:
-            values = values.map(format_number) + interval.map(lambda c: f" ± {format_number(c)}" if c == c else "")
+            wide = interval > 1e-6 * values.abs()  # else runs agree but for rounding
+            values = values.map(format_number) + interval.map(format_number).radd(" ± ").where(wide, "")
             if column == "mutual_information" and "mutual_information_cap" in table:
                 cap = table["mutual_information_cap"]
                 values = values.mask(table[column] > cap - AT_CAP, "≥ " + cap.map(format_number))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from infovae.claims.statements import CLAIMS, ledger
 from infovae.experiments import MODULES, experiment_class, make_experiment, sensitivity
@@ -175,7 +177,14 @@ def test_information_at_its_cap_is_said_to_be_at_least_that() -> None:
     table = pd.DataFrame({"objective": ["elbo", "mmd"], "n_seeds": [3, 3], "n_missing": 0, "why_missing": ""})
     table["mutual_information"], table["mutual_information_cap"] = [1.5, 9.2103], 9.2103
     table = table.assign(mutual_information_ci95=0.1, mutual_information_cap_ci95=0.0)
-    assert list(format_table(table)["I(x;z), nats"]) == ["1.5 ± 0.1", "≥ 9.21"]
+    readable = format_table(table)
+    assert list(readable["I(x;z), nats"]) == ["1.5 ± 0.1", "≥ 9.21"] and "cap" not in " ".join(readable)
+
+
+@given(st.floats(-1e6, 1e6), st.floats(0, 1e6))
+def test_an_interval_stands_in_the_cell_unless_it_has_no_width(mean: float, half: float) -> None:
+    table = pd.DataFrame({"m": [mean], "m_ci95": [half], "n_seeds": [2]})
+    assert ("±" in format_table(table)["m"].item()) == (half > 1e-6 * abs(mean))
 
 
 def test_course_shows_what_was_watched_and_changed_its_side() -> None:
