@@ -178,7 +178,7 @@ def test_information_at_its_cap_is_said_to_be_at_least_that() -> None:
     table["mutual_information"], table["mutual_information_cap"] = [1.5, 9.2103], 9.2103
     table = table.assign(mutual_information_ci95=0.1, mutual_information_cap_ci95=0.0)
     readable = format_table(table)
-    assert list(readable["I(x;z), nats"]) == ["1.5 ± 0.1", "≥ 9.21"] and "cap" not in " ".join(readable)
+    assert list(readable["I(x;z), nats"]) == ["1.5 ± 0.1", "≥ 9.21"] and "cap" not in " ".join(map(str, readable))
 
 
 @given(st.floats(-1e6, 1e6), st.floats(0, 1e6))
