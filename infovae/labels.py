@@ -1,4 +1,4 @@
-"""What a reader sees for the name of a column or an objective, and for any text. CSV files keep the names."""
+"""What a reader sees for the name of a column or an objective, for a number, and for any text. CSV files keep names."""
 
 from __future__ import annotations
 
@@ -176,3 +176,11 @@ def objective_name(objective: str) -> str:
 def as_markdown(text: object) -> str:
     """Return a text such that Markdown shows its characters: none of them is markup, HTML or part of an equation."""
     return re.sub(r"([\\`*_\[\]<&|$~])", r"\\\1", " ".join(str(text).split()))
+
+
+def format_number(value: float) -> str:
+    """Return a number with three significant digits, without exponent where it stays short."""
+    if value != value:
+        return "–"
+    text = f"{value:.3g}"
+    return f"{value:.0f}" if "e+" in text else text

@@ -24,7 +24,7 @@ from matplotlib.ticker import SymmetricalLogLocator
 
 from infovae.claims.intervals import half_width
 from infovae.config import RunConfig
-from infovae.labels import OBJECTIVE_NAMES, as_markdown, label, objective_name
+from infovae.labels import OBJECTIVE_NAMES, as_markdown, format_number, label, objective_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -322,7 +322,7 @@ def span_near(ax: Axes, runs: pd.DataFrame, metric: str, far: str, others: Itera
     span(ax, [*others, *(runs if is_far.all() else runs[~is_far])[metric]])
     mean = runs.loc[is_far, metric].mean()
     if mean > ax.get_ylim()[1]:
-        words = f"{objective_name(far)}: {mean:.3g} ↑"
+        words = f"{objective_name(far)}: {format_number(mean)} ↑"
         ax.text(0.98, 0.98, words, transform=ax.transAxes, ha="right", va="top", **NOTE)
 
 

@@ -23,7 +23,7 @@ from infovae.config import (
 )
 from infovae.data import sources
 from infovae.experiments import HEADLINE_DIM, ImageExperiment, MoreSeeds, Several, Wanted, product
-from infovae.labels import label, objective_name
+from infovae.labels import format_number, label, objective_name
 from infovae.plotting import Captioned, Panel
 
 N_POOL = 10_000
@@ -189,9 +189,9 @@ def beside_authors(runs: pd.DataFrame) -> pd.DataFrame:
     for objective, group in plotting.by_objective(done[done["latent_dim"] == dim]):
         row = {"objective": objective_name(objective), "seeds": str(len(group))}
         for metric, (column, title, _) in AUTHORS_PANELS.items():
-            ours = f"{group[column].mean(skipna=False):.3g}".replace("nan", "–")
+            ours = format_number(group[column].mean(skipna=False))
             number = values.get((metric, objective))
-            row[title] = ours if number is None else f"{ours} (authors’ code: {number:.3g})"
+            row[title] = ours if number is None else f"{ours} (authors’ code: {format_number(number)})"
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -15,10 +15,10 @@ from infovae.claims import authors
 from infovae.config import AUTOREGRESSIVE, EMPTY_CODE, OBJECTIVES, RunConfig
 from infovae.experiments import HEADLINE_DIM
 from infovae.experiments.variance_overestimation import KINDS
-from infovae.labels import as_markdown, objective_name
+from infovae.labels import as_markdown, format_number, objective_name
 from infovae.plotting import SEEDS_FOR_INTERVAL, by_objective, count_seeds, finished, join
 from infovae.publishing.report import Published
-from infovae.publishing.tables import AT_CAP, format_number
+from infovae.publishing.tables import AT_CAP
 from infovae.publishing.ways import against_mmd, batch_statistics, nearest_to_prior, test_images
 from infovae.publishing.wording import say, say_dimensions, say_information, say_interval, say_match
 

@@ -19,11 +19,11 @@ from IPython.display import Image, Markdown, display
 from infovae.claims.intervals import LEVEL
 from infovae.claims.statements import under_pixelcnn
 from infovae.experiments import MODULES, Experiment, make_experiment
-from infovae.labels import as_markdown, label, objective_name
+from infovae.labels import as_markdown, format_number, label, objective_name
 from infovae.paths import PROJECT_ROOT, write_atomically
 from infovae.plotting import Captioned, by_objective, count, display_width, finished
 from infovae.publishing.site import SYMBOLS
-from infovae.publishing.tables import format_number, show_table, write_tables
+from infovae.publishing.tables import show_table, write_tables
 from infovae.refusals import ParameterError
 from infovae.runs.store import to_json
 

@@ -10,7 +10,7 @@ from IPython.display import Markdown
 
 from infovae.experiments import Experiment
 from infovae.experiments.sensitivity import variant_name
-from infovae.labels import as_markdown, label, objective_name
+from infovae.labels import as_markdown, format_number, label, objective_name
 from infovae.paths import write_atomically
 from infovae.plotting import count
 
@@ -121,14 +121,6 @@ def show_table(table: pd.DataFrame) -> Markdown:
         )
     lines = [to_markdown(readable) if len(table) else "Nothing is measured.", *map(as_markdown, notes)]
     return Markdown("\n\n".join(lines))
-
-
-def format_number(value: float) -> str:
-    """Return a number with three significant digits, without exponent where it stays short."""
-    if value != value:
-        return "–"
-    text = f"{value:.3g}"
-    return f"{value:.0f}" if "e+" in text else text
 
 
 _LATEX = {

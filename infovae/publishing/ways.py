@@ -8,9 +8,8 @@ import pandas as pd
 from infovae.claims.intervals import half_width
 from infovae.claims.statements import LEAST_SQUARED_MMD
 from infovae.config import EMPTY_CODE
-from infovae.labels import objective_name
+from infovae.labels import format_number, objective_name
 from infovae.plotting import SEEDS_FOR_INTERVAL, by_objective, count_seeds, finished, join
-from infovae.publishing.tables import format_number
 from infovae.publishing.wording import say, say_dimensions
 
 WAYS = {

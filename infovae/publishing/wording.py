@@ -6,8 +6,8 @@ import pandas as pd
 
 from infovae.claims.intervals import half_width
 from infovae.config import EMPTY_CODE
+from infovae.labels import format_number
 from infovae.plotting import count_seeds
-from infovae.publishing.tables import format_number
 
 
 def say(values: pd.Series) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from infovae.config import RunConfig
 from infovae.experiments import make_experiment
+from infovae.labels import format_number
 from infovae.publishing.findings import (
     FINDINGS,
     classes_in_code,
@@ -22,7 +23,6 @@ from infovae.publishing.findings import (
     worth_of_code,
 )
 from infovae.publishing.report import Published
-from infovae.publishing.tables import format_number
 from infovae.publishing.ways import against_mmd, compare_to_prior, compare_ways, nearest_to_prior, ratios_to_mmd
 from infovae.publishing.ways import test_images as said_of_test_images
 
