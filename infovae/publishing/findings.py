@@ -19,7 +19,7 @@ from infovae.labels import as_markdown, format_number, objective_name
 from infovae.plotting import SEEDS_FOR_INTERVAL, by_objective, count_seeds, finished, join
 from infovae.publishing.report import Published
 from infovae.publishing.tables import AT_CAP
-from infovae.publishing.ways import against_mmd, batch_statistics, nearest_to_prior, test_images
+from infovae.publishing.ways import against_mmd, batch_statistics, excess_on_test_images, nearest_to_prior
 from infovae.publishing.wording import say, say_dimensions, say_information, say_interval, say_match
 
 Variants = Mapping[str, Mapping[str, Any]]
@@ -298,7 +298,7 @@ def _information_and_reconstruction(runs: pd.DataFrame) -> str:
 
 
 FINDINGS: dict[str, tuple[Callable[[pd.DataFrame], str], ...]] = {
-    "comparison": (code_used, nearest_to_prior, against_mmd, test_images, batch_statistics, sample_quality),
+    "comparison": (code_used, nearest_to_prior, against_mmd, excess_on_test_images, batch_statistics, sample_quality),
     "toy": (toy_posterior,),
     "variance": (spread_of_codes,),
     "labels": (classes_in_code,),

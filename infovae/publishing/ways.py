@@ -103,7 +103,7 @@ def compare_to_prior(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def test_images(runs: pd.DataFrame) -> str:
+def excess_on_test_images(runs: pd.DataFrame) -> str:
     """What the test images add."""
     known = finished(runs, "squared_mmd", "squared_mmd_validation").dropna(subset="squared_mmd_validation")
     known = known[known["objective"] == "mmd"]

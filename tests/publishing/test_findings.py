@@ -23,8 +23,14 @@ from infovae.publishing.findings import (
     worth_of_code,
 )
 from infovae.publishing.report import Published
-from infovae.publishing.ways import against_mmd, compare_to_prior, compare_ways, nearest_to_prior, ratios_to_mmd
-from infovae.publishing.ways import test_images as said_of_test_images
+from infovae.publishing.ways import (
+    against_mmd,
+    compare_to_prior,
+    compare_ways,
+    excess_on_test_images,
+    nearest_to_prior,
+    ratios_to_mmd,
+)
 
 N_FINDINGS = sum(len(findings) for findings in FINDINGS.values())
 
@@ -132,9 +138,9 @@ def test_validation_images_are_those_that_training_ended_with() -> None:
         {"run_id": runs["run_id"].iloc[0], "step": [500, 1000, 250], "squared_mmd": [0.1, 0.0004, 0.2]}
     )
     pooled = pool({"divergence_comparison": Published(make_experiment("divergence_comparison", {}), runs, course)})
-    assert "is 0.0004 on 5,000 validation images and 0.0014 on the 10,000 test images" in said_of_test_images(pooled)
+    assert "is 0.0004 on 5,000 validation images and 0.0014 on the 10,000 test images" in excess_on_test_images(pooled)
     assert "On test images: MMD. On validation images: MMD" in nearest_to_prior(pooled)
-    assert said_of_test_images(pooled.assign(dataset="fashion_mnist")) == ""
+    assert excess_on_test_images(pooled.assign(dataset="fashion_mnist")) == ""
 
 
 def test_spread_of_codes_stands_beside_the_authors() -> None:
