@@ -92,7 +92,7 @@ kernels of the authors' code. `aae` is the paper's special case, Jensen at alpha
 
 DEVIATION: `jensen` and `wasserstein` have the weight 10. At weight 1 the Jensen divergence, at most log 2 nats, hardly
 regularises; the authors' adversary has the weight 784 and a critic so slow (learning rate 2e-5) that q(z) is far from
-p(z) for the first 25,000 steps. The notebook `08_sensitivity` has rows for these weights.
+p(z) for the first 25,000 steps. `make run EXPERIMENT=sensitivity` trains with these weights.
 
 DEVIATION: `mmd_annealed` and the objectives from `chi2` on are not the paper's, and are not tuned. `free_bits`,
 `bn_vae` and `unconditional` are baselines. The weights of `energy`, `sinkhorn` and `sliced_wasserstein` make the

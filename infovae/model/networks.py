@@ -14,7 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MIN_STD = 1e-3
-"""Floor of the posterior's standard deviation; the authors have 0.001 under a PixelCNN, 0.005 for grey images."""
+"""Floor of the posterior's standard deviation, the authors' under a PixelCNN.
+
+DEVIATION: for grey images the authors have 0.005 here too, as for the pixels.
+"""
 MIN_PIXEL_STD = 5e-3
 """Floor of the standard deviation of a grey pixel, in [0, 1] (the authors' value)."""
 

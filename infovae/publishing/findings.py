@@ -12,15 +12,23 @@ from typing import Any
 import pandas as pd
 
 from infovae.claims import authors
+from infovae.claims.statements import EMPTY_TOY_CODE
 from infovae.config import AUTOREGRESSIVE, EMPTY_CODE, OBJECTIVES, RunConfig
 from infovae.experiments import HEADLINE_DIM
+from infovae.experiments.tuning import charged_loss, size_in_words
 from infovae.experiments.variance_overestimation import KINDS
 from infovae.labels import as_markdown, format_number, objective_name
-from infovae.plotting import SEEDS_FOR_INTERVAL, by_objective, count_seeds, finished, join
+from infovae.plotting import PALETTE, SEEDS_FOR_INTERVAL, by_objective, count_seeds, finished, join
 from infovae.publishing.report import Published
 from infovae.publishing.tables import AT_CAP
-from infovae.publishing.ways import against_mmd, batch_statistics, excess_on_test_images, nearest_to_prior
-from infovae.publishing.wording import say, say_dimensions, say_information, say_interval, say_match
+from infovae.publishing.ways import (
+    against_mmd,
+    batch_statistics,
+    excess_on_test_images,
+    nearest_to_prior,
+    spread_against_mmd,
+)
+from infovae.publishing.wording import say, say_differences, say_dimensions, say_information, say_interval, say_match
 
 Variants = Mapping[str, Mapping[str, Any]]
 """Words for each variant -> the fields that tell it from the others, and their values."""
@@ -78,28 +86,27 @@ def tell(about: str, found: Mapping[str, pd.DataFrame], say: Callable[[pd.DataFr
 
 def sample_quality(runs: pd.DataFrame) -> str:
     """What a used code is worth in samples."""
-    columns = ["frechet_distance", "frechet_distance_real", "class_cross_entropy"]
+    metrics = {"frechet_distance": "Fréchet distance", "class_cross_entropy": "Class cross-entropy"}
+    columns = [*metrics, "frechet_distance_real"]
     known = finished(runs, *columns).dropna(subset=columns)
-    parts, by_seed, empty = [], {}, []
-    for name, group in by_objective(known):
-        by_seed[name] = group.set_index("seed")["frechet_distance"]
-        if (group["mutual_information"] < EMPTY_CODE).all():
-            empty.append(name)
-        words = ", empty code" if name in empty else ""
-        distance, entropy = say(group["frechet_distance"]), say(group["class_cross_entropy"])
-        parts.append(f"{objective_name(name)} {distance} and {entropy}{words}")
-    if not parts:
+    groups = {name: group.set_index("seed") for name, group in by_objective(known)}
+    empty = [name for name, group in groups.items() if (group["mutual_information"] < EMPTY_CODE).all()]
+    if not groups:
         return ""
+    parts = [
+        f"{objective_name(name)} {' and '.join(say(group[metric]) for metric in metrics)}"
+        + (", empty code" if name in empty else "")
+        for name, group in groups.items()
+    ]
     text = (
-        f"Fréchet distance and class cross-entropy of samples, in {say_dimensions(known)}: {'; '.join(parts)}. Real "
-        f"test images have a distance of {format_number(known['frechet_distance_real'].mean())}."
+        f"Fréchet distance and class cross-entropy of samples, in {say_dimensions(known)}: {'; '.join(parts)}. "
+        "Validation images, as many as there are samples, have a Fréchet distance of "
+        f"{format_number(known['frechet_distance_real'].mean())}."
     )
-    pairs = {
-        name: (by_seed[name] - by_seed[empty[0]]).dropna() for name in by_seed if len(empty) == 1 and name not in empty
-    }
-    gains = [f"{objective_name(n)} {say_interval(d)}" for n, d in pairs.items() if len(d) >= SEEDS_FOR_INTERVAL]
-    if gains:
-        text += f" Fréchet distance less that of the empty code, with 95 % intervals over seeds: {'; '.join(gains)}."
+    for metric, words in metrics.items() if len(empty) == 1 else ():
+        used = {name: group[metric] for name, group in groups.items() if name not in empty}
+        if gains := say_differences(used, groups[empty[0]][metric]):
+            text += f" {words} less that of the empty code, with 95 % intervals over seeds: {gains}."
     return text
 
 
@@ -122,21 +129,25 @@ def classes_in_code(runs: pd.DataFrame) -> str:
 def worth_of_code(runs: pd.DataFrame) -> str:
     """What a code is worth in likelihood."""
     by_seed = {name: group.set_index("seed")["nll"] for name, group in by_objective(finished(runs, "nll"))}
-    control = by_seed.pop("unconditional", pd.Series(dtype=float))
-    pairs = {name: (nll - control).dropna() for name, nll in by_seed.items()}
-    said = [f"{objective_name(n)} {say_interval(d)}" for n, d in pairs.items() if len(d) >= SEEDS_FOR_INTERVAL]
+    nothing = pd.Series(dtype=float)
+    of_vae, of_control = by_seed.get("elbo", nothing), by_seed.pop("unconditional", nothing)
+    gains = say_differences(by_seed, of_control)
+    others = say_differences({name: nll for name, nll in by_seed.items() if name != "elbo"}, of_vae)
     return (
         f"Bound on −log p(x) less that of a PixelCNN without a code, in nats, in {say_dimensions(runs)}, with 95 % "
-        f"intervals over seeds; below 0 the model with a code is better: {'; '.join(said)}."
-        if said
+        f"intervals over seeds; below 0 the model with a code is better: {gains}."
+        + (f" Less that of the VAE: {others}." if others else "")
+        if gains
         else ""
     )
 
 
 def toy_posterior(runs: pd.DataFrame) -> str:
     """Whether inference is right in the toy."""
-    done = finished(runs, "posterior_kl", "mutual_information").set_index("seed")
-    vae, mmd = (done[done["objective"] == name] for name in ("elbo", "mmd"))
+    compared = finished(runs, "posterior_kl", "mutual_information")
+    compared = compared[compared["objective"].isin(["elbo", "mmd"])]
+    used = compared[compared["mutual_information"] >= EMPTY_TOY_CODE].set_index("seed")
+    vae, mmd = (used[used["objective"] == name] for name in ("elbo", "mmd"))
     parts = []
     for alpha, of_alpha in mmd.groupby("alpha", sort=False):
         said = []
@@ -148,9 +159,11 @@ def toy_posterior(runs: pd.DataFrame) -> str:
             parts.append(f"At α = {alpha:g}: {', '.join(said)}; there its code holds {_nats_at_lowest_floor(of_alpha)}")
     if not parts:
         return ""
+    n_empty = len(compared) - len(used)
     return (
         "KL(q(z|x) ‖ p(z|x)) of MMD less that of the VAE, in nats, with 95 % intervals over seeds. "
         f"{'. '.join(parts)}, the VAE’s {_nats_at_lowest_floor(vae)}."
+        + (f" {n_empty} of {len(compared)} models have an empty code and are left out." if n_empty else "")
     )
 
 
@@ -297,12 +310,40 @@ def _information_and_reconstruction(runs: pd.DataFrame) -> str:
     )
 
 
+def learning_rate(runs: pd.DataFrame) -> str:
+    """The learning rate."""
+    done, used = charged_loss(runs), RunConfig.model_fields["learning_rate"].default
+    usual = done[size_in_words(done) == size_in_words(done).iloc[-1]] if len(done) else done
+    losses = usual.pivot_table(index="learning_rate", columns="objective", values="loss").dropna()
+    if used not in losses.index or len(losses) < 2:
+        return ""
+    best = float(str(losses.mean(axis=1).idxmin()))
+    text = (
+        f"The models of the comparison are trained at {used:g}. After {usual['steps'].max():,.0f} steps the loss on "
+        f"validation images is least at {best:g}, of {len(losses)} rates that were tried"
+    )
+    if best == used:
+        return f"{text}."
+    gains = losses.loc[used] - losses.loc[best]
+    said = [f"{format_number(gains[name])} nats for {objective_name(name)}" for name in PALETTE if name in gains]
+    return f"{text}: lower by {join(said)}."
+
+
 FINDINGS: dict[str, tuple[Callable[[pd.DataFrame], str], ...]] = {
-    "comparison": (code_used, nearest_to_prior, against_mmd, excess_on_test_images, batch_statistics, sample_quality),
+    "comparison": (
+        code_used,
+        nearest_to_prior,
+        against_mmd,
+        spread_against_mmd,
+        excess_on_test_images,
+        batch_statistics,
+        sample_quality,
+    ),
     "toy": (toy_posterior,),
     "variance": (spread_of_codes,),
     "labels": (classes_in_code,),
     "likelihood": (worth_of_code,),
+    "tuning": (learning_rate,),
     "all": (encoder_start, averaged_rate, kernel, gamma, adversary_weight, length, place),
 }
 """Functions of the runs of the comparison, of the toy, ..., or of all, a sentence each; docstrings are their titles."""
@@ -312,7 +353,10 @@ def list_findings(published: Mapping[str, Published]) -> str:
     """Return the findings in Markdown, and a line with those that there are no runs for."""
     runs = {"comparison": pool(published, "divergence_comparison"), "all": pool(published)}
     runs["labels"] = pool(published, "semi_supervised")
-    named = {"toy": "amortized_inference", "variance": "variance_overestimation", "likelihood": "log_likelihood"}
+    named = {
+        "toy": "amortized_inference", "variance": "variance_overestimation", "likelihood": "log_likelihood",
+        "tuning": "tuning",
+    }  # fmt: skip
     runs |= {kind: published[name].runs for kind, name in named.items() if name in published}
     said = {
         str(finding.__doc__).strip("."): finding(runs[kind]) if len(runs.get(kind, ())) else ""

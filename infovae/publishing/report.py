@@ -139,7 +139,10 @@ def summarize(claims: pd.DataFrame) -> str:
     if len(decided):
         n_sure = int((decided["p_ledger"] < LEVEL).sum())
         text += f" {n_sure} of the {len(decided)} verdicts survive Holm’s correction over all statements."
-    refuted = claims.loc[claims["verdict"] == "not reproduced", "statement"]
+    refuted = [
+        row["statement"] + ("" if row["p_ledger"] < LEVEL else " (This does not survive that correction.)")
+        for _, row in claims[claims["verdict"] == "not reproduced"].iterrows()
+    ]
     return "\n- ".join([as_markdown(text) + (" Not reproduced:\n" if len(refuted) else ""), *map(as_markdown, refuted)])
 
 

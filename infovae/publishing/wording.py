@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from infovae.claims.intervals import half_width
 from infovae.config import EMPTY_CODE
-from infovae.labels import format_number
-from infovae.plotting import count_seeds
+from infovae.labels import format_number, objective_name
+from infovae.plotting import SEEDS_FOR_INTERVAL, count_seeds
 
 
 def say(values: pd.Series) -> str:
@@ -36,3 +38,10 @@ def say_interval(values: pd.Series) -> str:
     """Return the mean of one value per seed with its 95 % interval."""
     mean, half = values.mean(), half_width(values)
     return f"{format_number(mean)} ({format_number(mean - half)} to {format_number(mean + half)})"
+
+
+def say_differences(by_seed: Mapping[str, pd.Series], reference: pd.Series) -> str:
+    """Return each objective's metric less a reference, paired by seed, with its interval; empty where seeds are few."""
+    pairs = {name: (metric - reference).dropna() for name, metric in by_seed.items()}
+    said = {name: say_interval(pair) for name, pair in pairs.items() if len(pair) >= SEEDS_FOR_INTERVAL}
+    return "; ".join(f"{objective_name(name)} {interval}" for name, interval in said.items())

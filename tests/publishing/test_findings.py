@@ -14,6 +14,7 @@ from infovae.publishing.findings import (
     FINDINGS,
     classes_in_code,
     code_used,
+    learning_rate,
     list_findings,
     match,
     pool,
@@ -30,6 +31,7 @@ from infovae.publishing.ways import (
     excess_on_test_images,
     nearest_to_prior,
     ratios_to_mmd,
+    spread_against_mmd,
 )
 
 N_FINDINGS = sum(len(findings) for findings in FINDINGS.values())
@@ -93,8 +95,11 @@ def test_every_finding_is_said_where_its_runs_are_and_left_out_where_not() -> No
         squared_mmd_authors=0.0003, squared_mmd_grey=0.0098,
     )  # fmt: skip
     said = list_findings(published(runs) | published(runs[runs["steps"] == 1000], "divergence_comparison"))
-    assert "published here, or too few: *How sure that order is*, *What the test images add*, *What a used" in said
-    assert said.count("\n") == N_FINDINGS - 7
+    assert (
+        "published here, or too few: *How sure that order is*, *Whose codes have the spread of the prior*, *What the"
+        in said
+    )
+    assert said.count("\n") == N_FINDINGS - 9
     assert "(1 seed) is 0.0003 on grey images so normalised, 0.0098 on the same images with the running" in said
     assert (
         "MMD at λ = 784 (1 seed). With batch norm: 5 nats. Without a norm: 0.01 nats (empty). VAE (1 seed). With"
@@ -138,7 +143,12 @@ def test_validation_images_are_those_that_training_ended_with() -> None:
         {"run_id": runs["run_id"].iloc[0], "step": [500, 1000, 250], "squared_mmd": [0.1, 0.0004, 0.2]}
     )
     pooled = pool({"divergence_comparison": Published(make_experiment("divergence_comparison", {}), runs, course)})
+    assert excess_on_test_images(pooled).endswith("images. Neither are trained on.")
     assert "is 0.0004 on 5,000 validation images and 0.0014 on the 10,000 test images" in excess_on_test_images(pooled)
+    seeds = [{"objective": "mmd", "seed": seed, "squared_mmd": 0.0014 + 0.0001 * seed} for seed in range(3)]
+    for validation, decided in ((0.0004, True), (0.0015, False)):
+        said = excess_on_test_images(runs_of(*map(dict, seeds), squared_mmd_validation=validation))
+        assert "The difference is " in said and ("MNIST’s test images are a set of their own" in said) == decided
     assert "On test images: MMD. On validation images: MMD" in nearest_to_prior(pooled)
     assert excess_on_test_images(pooled.assign(dataset="fashion_mnist")) == ""
 
@@ -162,10 +172,13 @@ def test_samples_of_an_empty_code_are_said_to_be_so() -> None:
     empty = {"objective": "averaged_elbo", "frechet_distance": 145.0, "mutual_information": 0.0, **measured}
     several = [{**run, "seed": seed} for run in (full, empty) for seed in range(3)]
     expected = (
-        "“ELBO” of the authors’ code 145 and 0.05, empty code; MMD 140 and 0.05. Real test images have a distance"
+        "“ELBO” of the authors’ code 145 and 0.05, empty code; MMD 140 and 0.05. Validation images, as many as there"
     )
     assert expected in sample_quality(runs_of(full, empty))
-    assert sample_quality(runs_of(*several)).endswith("with 95 % intervals over seeds: MMD -5 (-5 to -5).")
+    said = sample_quality(runs_of(*several))
+    assert "have a Fréchet distance of 3. Fréchet distance less that of the empty code, with 95 % intervals" in said
+    assert "over seeds: MMD -5 (-5 to -5). Class cross-entropy less that" in said
+    assert said.endswith("over seeds: MMD 0 (0 to 0).")
 
 
 def test_errors_and_likelihoods_are_said() -> None:
@@ -174,8 +187,34 @@ def test_errors_and_likelihoods_are_said() -> None:
     assert said.endswith("in 10 dimensions (1 seed), least first: VAE 7.0 (5.0) and MMD 7.0 (6.0).")
     models = [{"objective": "mmd", "seed": seed, "nll": 90.0 + seed} for seed in range(3)]
     control = [{"objective": "unconditional", "latent_dim": 0, "seed": seed, "nll": 91.5 + seed} for seed in range(3)]
-    assert worth_of_code(runs_of(*models, *control)).endswith("is better: MMD -1.5 (-1.5 to -1.5).")
-    assert worth_of_code(runs_of(*models)) == ""
+    vae = [{"objective": "elbo", "seed": seed, "nll": 89.0 + seed} for seed in range(3)]
+    runs = runs_of(*vae, *models, *control)
+    assert worth_of_code(runs[3:]).endswith("is better: MMD -1.5 (-1.5 to -1.5).")
+    said = worth_of_code(runs)
+    assert said.endswith("MMD -1.5 (-1.5 to -1.5). Less that of the VAE: MMD 1 (1 to 1).")
+    assert worth_of_code(runs[:6]) == ""
+
+
+def test_spread_is_compared_on_both_sides_of_the_prior() -> None:
+    spreads = {"mmd": -0.05, "wasserstein": 0.01, "stein": -0.15}
+    choices = [
+        {"objective": name, "seed": seed, "log_det_cov_per_dim_test": x, "log_det_cov_total_authors": -x * 20}
+        for name, x in spreads.items() for seed in range(3)
+    ]  # fmt: skip
+    runs = runs_of(*choices, mutual_information=9.0)
+    said = spread_against_mmd(runs)
+    assert "0 the other is nearer" in said and "On test images: Stein 0.1 (0.1 to 0.1); Wasserstein -0.04 (" in said
+    assert said.endswith("the authors’ way: Stein 0.2 (0.2 to 0.2); Wasserstein -0.08 (-0.08 to -0.08).")
+    assert spread_against_mmd(runs[:2]) == ""
+
+
+def test_the_learning_rate_in_use_is_held_against_the_rates_tried() -> None:
+    tried = [(0.0005, 99.0), (0.001, 96.0), (0.002, 93.0)]
+    choices = [{"objective": "elbo", "learning_rate": x, "reconstruction_nll": nll - 2} for x, nll in tried]
+    runs = runs_of(*choices, rate=2.0, train_seconds=100.0)
+    assert learning_rate(runs).endswith("least at 0.002, of 3 rates that were tried: lower by 3 nats for VAE.")
+    assert learning_rate(runs[:2]).endswith("least at 0.001, of 2 rates that were tried.")
+    assert learning_rate(runs[:1]) == learning_rate(runs[:0]) == ""
 
 
 def test_inference_in_the_toy_is_compared_seed_by_seed_at_each_alpha_and_floor() -> None:
@@ -187,9 +226,13 @@ def test_inference_in_the_toy_is_compared_seed_by_seed_at_each_alpha_and_floor()
         for alpha, excess in ((1.0, 0.02), (0.0, -0.03)):
             mmd = {**shared, "objective": "mmd", "alpha": alpha, "lambda_": 500.0, "mutual_information": 20 * floor}
             choices.append({**mmd, "posterior_kl": 0.1 * seed + excess})
-    said = toy_posterior(runs_of(*choices))
+    runs = runs_of(*choices)
+    said = toy_posterior(runs)
     assert "At α = 1: 0.02 (0.02 to 0.02) at the floor 0.1, 0.02 (0.02 to 0.02) at the floor 0.01; there" in said
     assert said.endswith("there its code holds 0.2 nats, the VAE’s 0.6 nats.") and "At α = 0: -0.03 (-0.03 to" in said
+    runs.loc[(runs["seed"] == 0) & (runs["decoder_min_std"] == 0.1), "mutual_information"] = 0.01
+    said = toy_posterior(runs)
+    assert "at the floor 0.1" not in said and said.endswith("3 of 18 models have an empty code and are left out.")
 
 
 def test_ways_of_measuring_stand_side_by_side_in_one_unit() -> None:
@@ -197,8 +240,8 @@ def test_ways_of_measuring_stand_side_by_side_in_one_unit() -> None:
     table = compare_ways(runs).iloc[0]
     assert table["log det Cov[q(z)] / dim: ours"] == "-0.5"
     assert table["log det Cov[q(z)] / dim: authors’ way"] == "-2"
-    assert table["SVM error on a draw of z, %: authors’ way"] == "5"
-    assert table["SVM error on a draw of z, %: ours"] == "–"
+    assert table["error of the authors’ SVM on a draw of z, %: authors’ way"] == "5"
+    assert table["error of the authors’ SVM on a draw of z, %: ours"] == "–"
     assert compare_ways(pool({})).empty
 
 

@@ -45,5 +45,6 @@ def runs(experiment: str) -> pd.DataFrame | None:
 
 
 def history() -> pd.DataFrame:
-    """Return their training curves in the shape of a history; the latent dimension of these runs is not stated."""
-    return read("training_curves").rename(columns={"objective": "run_id"})
+    """Return their training curves as a history, up to the last step of the shortest; their dimension is not stated."""
+    curves = read("training_curves").rename(columns={"objective": "run_id"})
+    return curves[curves["step"] <= curves.groupby("run_id")["step"].max().min()]
