@@ -61,7 +61,9 @@ RUN_COLUMNS = (
 BATCH_TERMS = ("loss", "nll", "rate", "divergence", "lambda_")
 """Columns of a history that are of a training batch: `nll`, there, is the reconstruction and no bound on -log p(x)."""
 
-WORDS = {"latent_dim": "{:g} dimensions", "n_train": "{:,.0f} images", "receptive_radius": "radius {:g}"}
+WORDS = {
+    "latent_dim": "{:g} dimensions", "n_train": "{:,.0f} images", "receptive_radius": "radius {:g}", "part": "{}",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ class Claim:
     measured : what `effects` returns, with its unit.
     sign : +1 if the statement holds above the bound, -1 if below.
     log : effects are positive, and their logarithms are averaged and compared: for ratios and for I(x;z).
-    over : the conditions that the statement names: a column of the runs, and its values; no values: more than one.
+    over : the conditions that the statement names: a level of the effects' index, and its values; no values: more than
+        one.
     """
 
     name: str
@@ -87,7 +90,7 @@ class Claim:
     bound: float
     log: bool
     effects: Callable[[pd.DataFrame], Effects]
-    over: tuple[str, tuple[float, ...]] | None = None
+    over: tuple[str, tuple[float | str, ...]] | None = None
 
     def scale(self, values: Any) -> Any:
         """Return values on the scale on which they are averaged."""

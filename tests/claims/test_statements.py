@@ -399,11 +399,12 @@ def test_an_average_over_sizes_is_not_of_one() -> None:
     runs = HOLDS["variance_overestimation"]
     assert judge(CLAIMS["mmd_better_samples"], runs)["verdict"] == "reproduced"
     assert judge(CLAIMS["mmd_better_samples"], runs[runs["n_train"] == 500])["verdict"] == "not measured"
-    assert judge(CLAIMS["mmd_better_samples"], runs)["condition"].startswith("average of 500 and 50,000 images")
+    assert judge(CLAIMS["mmd_better_samples"], runs)["condition"].startswith("the average of 500 and 50,000 images")
     one = runs[runs["n_train"] == 500].query("seed == 0")  # a further size of one seed takes no other out
     more = pd.concat([runs, one.assign(n_train=1000, run_id=one["run_id"] + "m")])
     row = judge(CLAIMS["mmd_better_samples"], more)
-    assert row["n_seeds"] == runs["seed"].nunique() and row["condition"].startswith("average of 500 and 50,000 images")
+    assert row["n_seeds"] == runs["seed"].nunique() and row["condition"].startswith("the average of 500 and 50,000 im")
+    assert row["measured_in"] == "the average of 500 and 50,000 images"  # the authors have five sizes
     partly = runs[(runs["n_train"] == 500) | (runs["seed"] > 0)]  # a seed with one of the sizes has no average
     assert judge(CLAIMS["mmd_better_samples"], partly)["n_seeds"] == runs["seed"].nunique() - 1
 
