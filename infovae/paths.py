@@ -36,7 +36,7 @@ def results_root() -> Path:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file as a whole: a reader sees the old content or the new, never a part; nor does a kill leave one.
+    """Replace a file as a whole: a reader sees the old content or the new, never a part, whenever the writer is killed.
 
     Raises
     ------

@@ -170,23 +170,28 @@ def report(profile: str, folder: Path) -> None:
 def verify(profile: str) -> tuple[list[Comparison], list[str]]:
     """Reproduce a profile from an empty store, in a folder of its own, and compare it with the committed results.
 
+    The folder lies in the user's store, so that what was stopped goes on, and is removed after the comparison.
+
     Returns
     -------
     One comparison per condition, and what went wrong on the way, one line each.
     """
-    import tempfile
+    import shutil
 
     from infovae.publishing.notebooks import environment
     from infovae.publishing.verify import compare
+    from infovae.runs.store import Store
 
     committed = results_root() / profile
     if not (committed / "claims.csv").is_file():
         raise ParameterError(f"{committed} holds no results to compare with: run `make reproduce PROFILE={profile}`")
-    with tempfile.TemporaryDirectory(prefix="infovae-verify-") as folder:
-        reproduced = Path(folder) / "results" / profile
-        with environment({"INFOVAE_STORE": f"{folder}/store", "INFOVAE_RESULTS": f"{folder}/results"}):
-            problems = reproduce(profile, reproduced)
-        return compare(committed, reproduced), problems
+    folder = Store().root / "verify" / profile
+    reproduced = folder / "results" / profile
+    with environment({"INFOVAE_STORE": f"{folder}/store", "INFOVAE_RESULTS": f"{folder}/results"}):
+        problems = reproduce(profile, reproduced)
+    compared = compare(committed, reproduced)
+    shutil.rmtree(folder)
+    return compared, problems
 
 
 def run_experiment(name: str, parameters: dict[str, Any], folder: Path) -> tuple[Path, list[str]]:

@@ -14,7 +14,13 @@ from infovae import plotting
 from infovae.claims import authors
 from infovae.claims.intervals import half_width
 from infovae.config import OBJECTIVES
-from infovae.experiments import MODULES, amortized_inference, divergence_comparison, make_experiment
+from infovae.experiments import (
+    MODULES,
+    amortized_inference,
+    divergence_comparison,
+    make_experiment,
+    variance_overestimation,
+)
 from infovae.experiments.sensitivity import Sensitivity
 from infovae.plotting import Captioned
 
@@ -168,6 +174,14 @@ def test_the_five_panels_hold_the_authors_numbers_dashed_and_ours_solid() -> Non
     (ours,) = [line for line in accuracy.lines if (line.get_label(), line.get_linestyle()) == ("VAE", "-")]
     errors = runs[runs["objective"] == "elbo"].groupby("latent_dim")["svm_error_authors"].mean()
     assert np.asarray(ours.get_ydata()).tolist() == pytest.approx((1 - errors).tolist())
+
+
+def test_the_authors_numbers_stand_beside_mnist_alone() -> None:
+    for dataset, n_dashed in (("mnist", 2), ("digits", 0)):
+        runs = made_up("variance_overestimation").assign(dataset=dataset, binarization="none")
+        figure = variance_overestimation.plot_spread(runs.drop_duplicates(["objective", "n_train", "seed"]))
+        assert [line.get_linestyle() for line in figure.axes[0].lines].count("--") == n_dashed
+        assert ("authors" in figure.alt) == ("authors" in figure.caption) == bool(n_dashed)
 
 
 def test_an_objective_far_off_leaves_the_others_the_panel_and_stands_in_words() -> None:

@@ -169,3 +169,27 @@ def test_runs_that_lack_are_counted_and_failed_ones_named() -> None:
     statuses = ["done", "failed: loss is nan", "not run", "not run"]
     runs = pd.DataFrame({"run_id": list("abcd"), "objective": "mmd", "status": statuses})
     assert describe_failures(runs) == ["run b (mmd) failed: loss is nan", "2 of 4 runs are not trained yet"]
+
+
+def test_a_stopped_verification_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFOVAE_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("INFOVAE_STORE", str(tmp_path / "store"))
+    (tmp_path / "results" / "smoke").mkdir(parents=True)
+    (tmp_path / "results" / "smoke" / "claims.csv").touch()
+    seen: list[list[str]] = []
+
+    def stopped(profile: str, folder: Path) -> list[str]:
+        kept = Path(os.environ["INFOVAE_STORE"])
+        kept.mkdir(parents=True, exist_ok=True)
+        seen.append(sorted(path.name for path in kept.iterdir()))
+        (kept / f"run {len(seen)}").touch()
+        if len(seen) < 2:
+            raise KeyboardInterrupt
+        return ["a problem"]
+
+    monkeypatch.setattr(reproduce, "reproduce", stopped)
+    monkeypatch.setattr("infovae.publishing.verify.compare", lambda old, new: [])
+    with pytest.raises(KeyboardInterrupt):
+        reproduce.verify("smoke")
+    assert reproduce.verify("smoke") == ([], ["a problem"])
+    assert seen == [[], ["run 1"]] and not list(tmp_path.glob("store/verify/*"))

@@ -22,6 +22,8 @@ from PIL import Image
 MAX_BYTES = 200_000_000
 MAX_SIDE = 64
 MIN_IMAGES = 20
+ROUNDING = 1e-6
+"""How far beyond 0 and 1 floats may lie: a scaler's results do."""
 
 
 class DataError(RuntimeError):
@@ -213,7 +215,7 @@ def _read_picture(path: Path) -> NDArray[np.uint8]:
 
 
 def grey_values(images: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return grey images (n, height, width) as uint8; those given are uint8, or floats from 0 to 1.
+    """Return grey images (n, height, width) as uint8; those given are uint8, or bools, or floats from 0 to 1.
 
     A `DataError` says what else was found.
     """
@@ -224,11 +226,15 @@ def grey_values(images: NDArray[Any]) -> NDArray[np.uint8]:
         )
     if not len(images):
         return images.astype(np.uint8)
-    if images.dtype.kind == "f" and images.min() >= 0 and images.max() <= 1:
-        return np.rint(images * 255).astype(np.uint8)
+    if images.dtype == bool:
+        return images * np.uint8(255)
+    if images.dtype.kind == "f" and -ROUNDING <= images.min() <= images.max() <= 1 + ROUNDING:
+        return np.rint(images.clip(0, 1) * 255).astype(np.uint8)
     if images.dtype != np.uint8:
         found = f"{images.dtype} from {images.min()} to {images.max()}" if images.dtype.kind in "biuf" else images.dtype
         raise DataError(f"expected grey values as uint8, or as floats from 0 to 1, found {found}")
+    if images.max() == 1:  # 1 of 255 is nearly black
+        raise DataError("expected grey values up to 255, found uint8 of 0 and 1 alone: give those as floats or bools")
     return images
 
 

@@ -128,12 +128,6 @@ AUTHORS_PANELS = {
 """The authors' metric -> our column that is measured their way, title, and where a logarithmic axis becomes linear."""
 
 
-def _theirs(table: str, runs: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of the authors' numbers; without rows beside other data."""
-    found = authors.read(table)
-    return found if (runs["dataset"] == "mnist").all() else found[:0]
-
-
 def measured_their_way(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the finished runs with the columns of `AUTHORS_PANELS`."""
     done = plotting.finished(runs, "svm_error_authors", *(column for column, *_ in AUTHORS_PANELS.values()))
@@ -148,7 +142,7 @@ def plot_five_panels(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
     ----------
     history : as `collect_history` returns it, of the runs.
     """
-    done, theirs = measured_their_way(runs), _theirs("figure", runs)
+    done, theirs = measured_their_way(runs), authors.beside("figure", runs)
     drawn, axes = plotting.panels(5, 3.6, 2.9)
     for ax, (metric, (column, title, linear_below)) in zip(axes, AUTHORS_PANELS.items(), strict=False):
         plotting.draw_objectives(ax, done, "latent_dim", column)
@@ -162,7 +156,7 @@ def plot_five_panels(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
         ax.set(title=title, xlabel=label("latent_dim"))
         far = "unregularized" if metric == "class_cross_entropy" else ""
         plotting.span_near(ax, done, column, far, theirs["value"][theirs["metric"] == metric])
-    curves = _theirs("training_curves", runs).query("step > 0")
+    curves = authors.beside("training_curves", runs).query("step > 0")
     for objective, curve in plotting.by_objective(curves):
         color = plotting.PALETTE[objective]
         axes[4].plot(curve["step"], curve["squared_mmd"], color=color, ls="--", lw=0.7, alpha=0.6)
@@ -183,7 +177,7 @@ def plot_five_panels(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
 
 def beside_authors(runs: pd.DataFrame) -> pd.DataFrame:
     """Return our means, measured the authors' way, beside their numbers, in the dimension nearest to `HEADLINE_DIM`."""
-    dim, done, theirs = _headline_dim(runs), measured_their_way(runs), _theirs("figure", runs)
+    dim, done, theirs = _headline_dim(runs), measured_their_way(runs), authors.beside("figure", runs)
     values = theirs[theirs["latent_dim"] == dim].set_index(["metric", "objective"])["value"]
     rows = []
     for objective, group in plotting.by_objective(done[done["latent_dim"] == dim]):

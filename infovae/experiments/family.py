@@ -72,7 +72,7 @@ class Family(ImageExperiment):
         """Return what each objective is, its loss in TeX, and the weights that the paper's formula has for it."""
         rows = []
         for name in self.objectives:
-            line, loss = OBJECTIVE_LINES[name]
+            line, loss = OBJECTIVE_LINES.get(name, ("", r"\text{–}"))
             runs = [self.config(objective=name, latent_dim=dim) for dim in self.latent_dims]
             weights = {"1 − α": [1 - run.alpha for run in runs], "λ + α − 1": [run.divergence_weight for run in runs]}
             listed = {title: " · ".join(dict.fromkeys(f"{w:.3g}" for w in found)) for title, found in weights.items()}

@@ -119,7 +119,7 @@ def plot_spread(runs: pd.DataFrame) -> Captioned:
     Training images on the left, test images on the right. The authors' curve is theirs in 5 dimensions, per dimension.
     """
     done = plotting.finished(runs, "log_det_cov_per_dim_train", "log_det_cov_per_dim_test")
-    kinds, curves = list((done if len(done) else runs)["binarization"].unique()), authors.read("variance")
+    kinds, curves = list((done if len(done) else runs)["binarization"].unique()), authors.beside("variance", runs)
     drawn, axes = plotting.panels(2 * len(kinds), 4.2, 2.9, 2, sharex=True, sharey=True)
     for ax, (kind, part) in zip(axes, itertools.product(kinds, ("train", "test")), strict=True):
         plotting.draw_objectives(ax, done[done["binarization"] == kind], "n_train", f"log_det_cov_per_dim_{part}")
@@ -140,11 +140,15 @@ def plot_spread(runs: pd.DataFrame) -> Captioned:
             ax.set_ylabel(KINDS[kind])
     axes[0].set_xlim(sizes[0] / 1.3, sizes[-1] * 1.3)
     drawn.supylabel("log det Cov[q(z)] / dim", fontsize=10)
-    plotting.legend(drawn, {"ours": {"marker": "o"}, "authors’ code": {"marker": "o", "mfc": "white", "ls": "--"}})
+    both = {"ours": {"marker": "o"}, "authors’ code": {"marker": "o", "mfc": "white", "ls": "--"}}
+    plotting.legend(drawn, both if len(curves) else {})
+    dashed = (
+        " Dashed: read off the figure of the authors’ code (5 dimensions, Gaussian pixels), divided by the dimension."
+    )
     return drawn.captioned(
         done,
-        f"{plotting.spread(runs)} Above 0 the code is spread wider than the prior, below 0 narrower. Dashed: read "
-        "off the figure of the authors’ code (5 dimensions, Gaussian pixels), divided by the dimension.",
+        f"{plotting.spread(runs)} Above 0 the code is spread wider than the prior, below 0 narrower."
+        + (dashed if len(curves) else ""),
     )
 
 

@@ -105,7 +105,8 @@ def _median_sq_dist(reference: Tensor | None) -> float | Tensor:
     if reference is None or len(reference) < 2:
         raise ValueError('bandwidth "median" is taken from samples: pass reference with two rows or more')
     rows = reference.detach()[:: math.ceil(len(reference) / MEDIAN_ROWS)]
-    on_device = torch.pdist(rows).square().median()
+    here = rows.cpu() if rows.device.type == "mps" else rows  # which has no pdist
+    on_device = torch.pdist(here).square().median().to(rows.device)
     if on_device.device.type != "cpu":  # looking at it would wait for the device; a median of 0 makes the loss nan
         return on_device
     median = on_device.item()

@@ -28,6 +28,7 @@ from infovae.paths import PROJECT_ROOT, WriteError, write_atomically
 from infovae.publishing.report import format_command, require_published
 from infovae.publishing.site import render_markdown, render_notebook
 from infovae.publishing.tables import write_tables
+from infovae.refusals import ParameterError
 from infovae.runs.store import to_json
 
 log = logging.getLogger(__name__)
@@ -54,10 +55,10 @@ class NotebookError(RuntimeError):
 
 @contextmanager
 def noting(problems: list[str]) -> Iterator[None]:
-    """Add to `problems` why a notebook failed, and go on."""
+    """Add to `problems` why a notebook failed, or lacks all that it reads, and go on."""
     try:
         yield
-    except NotebookError as error:
+    except (NotebookError, ParameterError) as error:
         log.error("%s", error)
         problems.append(str(error))
 
@@ -150,7 +151,7 @@ def execute_further(profile: str, folder: Path, dataset: str) -> list[str]:
         small = dataset == "digits"  # shows that everything runs, not what is true
         parameters[FIRST_NOTEBOOK] = {"dataset": dataset} | ({"toy_steps": 60, "steps": 40} if small else {})
         parameters["11_your_own_images"] = {"steps": 40} if small else {}
-    if (folder / "weights").is_dir():
+    if any((folder / "weights").glob("*.safetensors")):
         parameters[EXPLORER] = {"results": profile}
     problems: list[str] = []
     # two of them train small models of their own, in about a minute

@@ -18,10 +18,11 @@ from IPython.display import Image, Markdown, display
 
 from infovae.claims.intervals import LEVEL
 from infovae.claims.statements import under_pixelcnn
+from infovae.config import AUTOREGRESSIVE
 from infovae.experiments import MODULES, Experiment, make_experiment
 from infovae.labels import as_markdown, format_number, label, objective_name
 from infovae.paths import PROJECT_ROOT, write_atomically
-from infovae.plotting import Captioned, by_objective, count, display_width, finished
+from infovae.plotting import Captioned, by_objective, count, count_seeds, display_width, finished
 from infovae.publishing.site import SYMBOLS
 from infovae.publishing.tables import show_table, write_tables
 from infovae.refusals import ParameterError
@@ -202,7 +203,7 @@ def describe_budget(experiment: Experiment, runs: pd.DataFrame) -> str:
     epochs = [f"{n:,.0f}" if n >= 10 else f"{n:.2g}" for n in n_epochs]
     n_runs = f"{len(runs)}" if len(done) == len(runs) else f"{len(done)} of {len(runs)}"
     return (
-        f"{n_runs} runs on {experiment.dataset}, {count(experiment.seeds, 'seed')}, "
+        f"{n_runs} runs on {experiment.dataset}, {count_seeds(runs)}, "
         f"{' or '.join(f'{n:,}' for n in sizes)} training images, {experiment.steps:,} steps of {size} "
         f"images ({' or '.join(epochs)} epoch{'' if epochs == ['1'] else 's'}), {seconds:,.0f} s of training in all"
     )
@@ -308,9 +309,11 @@ def compare_settings(runs: pd.DataFrame) -> pd.DataFrame:
     autoregressive = under_pixelcnn(runs)
     models = autoregressive if len(autoregressive) else runs
     of_first = {name: g.iloc[0] for name, g in by_objective(models)}
-    precisions = models["trained_precision"].value_counts()
+    precisions = models.get("trained_precision", models["precision"]).value_counts()
     row = next(iter(of_first.values()))
     width = int(row["encoder_width"])
+    size = f", {row['pixelcnn_layers']:g} layers of {row['pixelcnn_channels']:g} maps"
+    decoder = f"{row['decoder']}{size}, sees {row['receptive_radius']:g} pixels far"
     steps = [
         f"{row['steps']:,} steps of {row['batch_size']} images",
         str(row["optimizer"]),
@@ -320,8 +323,7 @@ def compare_settings(runs: pd.DataFrame) -> pd.DataFrame:
     steps += [f"gradients clipped to ±{clip:g}"] if (clip := row.get("gradient_clip")) and clip == clip else []
     ours = {
         "encoder": f"conv {width}, {2 * width}, dense {8 * width}, norm: {row['encoder_norm']}",
-        "decoder": f"{row['decoder']}, {row['pixelcnn_layers']:g} layers of {row['pixelcnn_channels']:g} maps, sees "
-        f"{row['receptive_radius']:g} pixels far",
+        "decoder": decoder if row["decoder"] in AUTOREGRESSIVE else row["decoder"],
         "training": ", ".join(steps),
         "arithmetic": ", ".join(f"{name} ({n} run{'s' if n > 1 else ''})" for name, n in precisions.items()),
         "VAE": "the ELBO",

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+WORKER_BYTES = 10**9
+"""Memory that a worker may take."""
 PATIENCE_SECONDS = 5
 """After how long without a message the state of the cluster is looked at."""
 FETCH_SECONDS = 60
@@ -331,6 +333,7 @@ def _start_cluster(n_workers: int, scratch: str) -> LocalCluster:
         "distributed.scheduler.allowed-failures": 0,  # what a worker's death means is decided here
         "distributed.scheduler.http.routes": [],  # web pages ask nobody for a certificate
         "distributed.worker.http.routes": [],
+        "distributed.worker.memory.pause": False,  # what is given to a paused worker would never begin
         # Dask's own settings hand every freed tensor back to the system: training took 2.2 times as long
         "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**30,
         "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2**25,
@@ -376,7 +379,10 @@ def _require_scheduler(address: str) -> None:
 
 
 def count_workers() -> int:
-    """Return INFOVAE_WORKERS, else the number of GPUs that INFOVAE_DEVICE leaves, else of cores for this process."""
+    """Return INFOVAE_WORKERS, else the number of GPUs that INFOVAE_DEVICE leaves, else of cores for this process.
+
+    Of cores as many as there is memory for.
+    """
     wanted = os.environ.get("INFOVAE_WORKERS", "")
     if wanted:
         if not (wanted.isdecimal() and len(wanted) <= 4 and 1 <= int(wanted) <= 1024):
@@ -392,5 +398,6 @@ def count_workers() -> int:
             named = ":" in os.environ.get("INFOVAE_DEVICE", "")  # one of several
             return torch.cuda.device_count() if device.type == "cuda" and not named else 1
     from dask.system import cpu_count
+    from distributed.system import MEMORY_LIMIT
 
-    return cpu_count()  # of a container with a quota, its share
+    return max(1, min(cpu_count(), MEMORY_LIMIT // WORKER_BYTES))  # of a container with a quota, its share

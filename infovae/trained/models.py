@@ -128,6 +128,8 @@ class TrainedModel:
         if n_draws < 1 or n_draws not in powers_of_ten(n_draws):
             raise ParameterError(f"n_draws must be 1, 10, 100, 1000, ..., got {n_draws}")
         x, generator = self._see(images, seed), torch.Generator(self.device).manual_seed(seed)
+        if not len(x):
+            return np.zeros(0)
         with torch.no_grad():
             q = encode(self.model, x)
         bounds = estimate_log_likelihood(self.model.decoder, q, x, generator, n_draws, fit_steps, chunk=100)
@@ -135,11 +137,7 @@ class TrainedModel:
 
     def _see(self, images: Array, seed: int) -> Tensor:
         """Return images as the model sees them, float32 (n, 1, H, W), on its device."""
-        images = np.asarray(images)
-        images = images.astype(np.float32) if images.dtype == bool else images
-        if images.dtype == np.uint8 and images.size and 0 < images.max() <= 1:
-            raise DataError("expected grey values up to 255, found uint8 of 0 and 1 alone: give those as floats")
-        values = grey_values(images)
+        values = grey_values(np.asarray(images))
         values = values if values.shape[1:] == self.image_shape else pad(values)
         grey = torch.from_numpy(values)[:, None].float() / 255
         if tuple(grey.shape[2:]) != self.image_shape:

@@ -143,6 +143,18 @@ def test_every_format_is_read_exactly(name: str, tmp_path: Path) -> None:
     assert own.n_classes == 3 and own.n_test == (5 if name == "idx" else 0)
 
 
+def test_zeros_and_ones_are_bools_or_floats_and_no_grey_values(tmp_path: Path) -> None:
+    """1 of 255 would be nearly black."""
+    on = GREY > 127
+    white = padded(on * np.uint8(255))
+    rounded = on + 1e-9  # as a scaler leaves them
+    for images in (on, on.astype(float), rounded, -rounded + 1 + 2e-9 - (1 - 2 * on)):
+        assert np.array_equal(read_own_images(npz(tmp_path, images=images)).images, white)
+    with pytest.raises(DataError, match="found uint8 of 0 and 1 alone: give those as floats or bools"):
+        read_own_images(npz(tmp_path, images=on.astype(np.uint8)))
+    assert not read_own_images(npz(tmp_path, images=np.zeros_like(GREY))).images.any()
+
+
 def test_pictures_without_classes_in_the_order_of_their_names(tmp_path: Path) -> None:
     pictures(tmp_path)
     (tmp_path / "README.txt").touch()

@@ -163,6 +163,7 @@ def test_spread_of_codes_stands_beside_the_authors() -> None:
     assert "pixels: 1.7 and 1.5 at 500 images (authors’ code 1.8 and 1.66); 1.7 and 1.5 at 600 images. VAE" in said
     assert said.endswith("VAE, binarised images, Bernoulli pixels: 1.7 and 1.5 at 500 images.")
     assert "(1 seed)" in said
+    assert "authors" not in spread_of_codes(runs.assign(dataset="digits"))
     assert spread_of_codes(runs[:0]) == ""
 
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infovae.claims.statements import CLAIMS, ledger
+from infovae.config import RunConfig
 from infovae.experiments import MODULES, experiment_class, make_experiment, sensitivity
 from infovae.labels import LABELS, OBJECTIVE_NAMES, as_markdown
 from infovae.paths import PROJECT_ROOT
@@ -20,6 +21,7 @@ from infovae.plotting import Captioned
 from infovae.publishing.report import (
     Published,
     _load_history,
+    compare_settings,
     describe_missing,
     format_command,
     list_deviations,
@@ -113,6 +115,18 @@ def test_missing_runs_are_said_by_experiment_reason_and_condition() -> None:
     ]
     whole = {"latent_usage": Published(wanted["latent_usage"], runs.assign(status="done"), pd.DataFrame())}
     assert "Every run" in describe_missing(whole, {"latent_usage": wanted["latent_usage"]}, [])
+
+
+def test_settings_are_those_of_the_models_that_are_there() -> None:
+    configs = [RunConfig(objective="mmd", seed=0), RunConfig(objective="mmd", seed=1), RunConfig(objective="elbo")]
+    runs = pd.DataFrame([config.model_dump(mode="json") for config in configs]).assign(status="done")
+    runs["trained_precision"] = ["bfloat16", "bfloat16", "float32"]
+    ours = compare_settings(runs).set_index("")["ours"]
+    assert ours["arithmetic"] == "bfloat16 (2 runs), float32 (1 run)" and ours["MMD"] == "λ = 784"
+    assert ours["decoder"] == "pixelcnn, 4 layers of 32 maps, sees 12 pixels far"
+    before = compare_settings(runs.drop(columns="trained_precision")).set_index("")["ours"]  # published before it was
+    assert before["arithmetic"] == "auto (3 runs)"
+    assert compare_settings(runs.assign(decoder="conv")).set_index("")["ours"]["decoder"] == "conv"
 
 
 def test_ledger_is_shown_whole_and_what_is_decided_stands_first() -> None:

@@ -309,6 +309,9 @@ def test_workers_are_as_many_as_a_container_may_use(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("INFOVAE_DEVICE", "cpu")
     monkeypatch.setattr("dask.system.cpu_count", lambda: 2)  # of 64 cores, by its quota
     assert count_workers() == 2
+    for memory, n in ((10**8, 1), (1_500_000_000, 1), (64 * 10**9, 2)):
+        monkeypatch.setattr("distributed.system.MEMORY_LIMIT", memory)
+        assert count_workers() == n
 
 
 @pytest.mark.parametrize(

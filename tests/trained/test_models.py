@@ -130,7 +130,7 @@ def test_loading_and_sampling_takes_seconds(decoder: dict[str, int], store: Stor
     store.publish(identity, [], folder, weights=True)
     start = time.process_time()
     images = infovae.load("results/laptop", objective="mmd", latent_dim=10, seed=0).sample(100)
-    assert time.process_time() - start < 5
+    assert time.process_time() - start < 8
     assert images.shape == (100, 28, 28) and set(np.unique(images)) == {0, 1}
 
 
@@ -138,6 +138,11 @@ def test_importing_the_package_and_loading_need_no_scikit_learn() -> None:
     code = "import sys, infovae; infovae.load; print('sklearn' in sys.modules); infovae.InfoVAE; infovae.nothing"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT_ROOT, text=True, capture_output=True)
     assert done.stdout == "False\n" and "module 'infovae' has no attribute 'nothing'" in done.stderr
+
+
+def test_of_no_images_there_are_no_bounds() -> None:
+    model = conv()
+    assert model.encode(GREY[:0]).shape == (0, 2) and model.log_prob(GREY[:0]).shape == (0,)
 
 
 def test_an_image_is_seen_in_the_same_way_wherever_it_stands() -> None:

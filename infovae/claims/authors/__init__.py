@@ -21,6 +21,12 @@ def read(name: str) -> pd.DataFrame:
         return pd.read_csv(file).replace({"objective": names})
 
 
+def beside(name: str, ours: pd.DataFrame) -> pd.DataFrame:
+    """Return one of the tables to stand beside runs of ours; without rows where these are not of MNIST."""
+    found = read(name)
+    return found if (ours["dataset"] == "mnist").all() else found[:0]
+
+
 @lru_cache
 def runs(experiment: str) -> pd.DataFrame | None:
     """Return their numbers as an experiment's runs, a single seed; None where they have none. I(x;z) is NaN."""
