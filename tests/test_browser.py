@@ -75,7 +75,7 @@ def page(tmp_path: Path) -> Iterator[Callable[[str], Any]]:
         yield evaluate
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium")
 def test_first_notebook_runs_in_jupyterlab_and_stops_when_it_is_told_to(
     page: Callable[[str], Any], tmp_path: Path

@@ -17,7 +17,7 @@ import infovae
 from infovae.paths import PROJECT_ROOT
 from infovae.publishing.notebooks import EXPLORER, FURTHER, execute
 
-pytestmark = pytest.mark.timeout(600)  # seconds: a minute or two on an idle machine
+pytestmark = pytest.mark.timeout(1800)  # seconds: a minute or two on an idle machine
 
 N_PICTURES = 500
 PARAMETERS = "latent_dims=[2] objectives=[elbo,mmd] seeds=[0] steps=5 decoder=conv n_samples=100"

@@ -31,7 +31,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", MODULES)
 def test_every_experiment_is_published_whole(smoke: Path, name: str) -> None:
     folder = smoke / "results" / "smoke" / name
@@ -97,7 +97,7 @@ def test_report_opens_with_the_picture_and_the_findings(smoke: Path) -> None:
         assert f"make run EXPERIMENT={name}" in (folder / name / "notebook.html").read_text()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_clone_without_a_store_trains_nothing_and_changes_nothing(smoke: Path, tmp_path: Path) -> None:
     """What results/PROFILE carries is all that its notebooks read; those that train models of their own do so again."""
     shutil.copytree(smoke / "results", tmp_path / "results")

@@ -93,7 +93,7 @@ def test_failed_run_is_said_and_in_the_exit_status(tmp_path: Path, monkeypatch: 
     assert "the table" in result.output and "incomplete:\nrun b (elbo) failed: loss is nan" in result.output
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_first_notebook_trains_and_draws_on_the_digits(tmp_path: Path) -> None:
     few = {"dataset": "digits", "toy_steps": 20, "steps": 20}
     notebook = nbformat.read(execute(FIRST_NOTEBOOK, few, tmp_path / "first", proof="table.csv"), as_version=4)
