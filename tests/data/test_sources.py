@@ -387,7 +387,7 @@ def test_a_lost_or_damaged_copy_is_asked_for_again(tmp_path: Path, monkeypatch: 
     np.savez(tmp_path / "a.npz", images=np.zeros((30, 8, 8), np.uint8))
     name = sources.adopt(tmp_path / "a.npz")
     (copy,) = (tmp_path / "cache" / "images").iterdir()
-    np.savez(copy, images=np.ones((30, 8, 8), np.uint8))
+    np.savez(copy, images=np.full((30, 8, 8), 9, np.uint8))
     with pytest.raises(DataError, match=f"copy of {name} is damaged: pass the path of these images as dataset again"):
         sources.read_adopted(name)
     assert sources.adopt(tmp_path / "a.npz") == name and not sources.read_adopted(name).images.any()

@@ -139,10 +139,12 @@ def test_ledger_is_shown_whole_and_what_is_decided_stands_first() -> None:
     assert summarize(claims) == f"Of {len(CLAIMS)} statements: 0 reproduced, 0 not reproduced, 0 inconclusive, " + (
         f"{len(CLAIMS)} not measured."
     )
-    assert summarize(claims.iloc[:1].assign(verdict="not reproduced", statement="a_b")).endswith(
-        "1 not reproduced, 0 inconclusive, 0 not measured. 0 of the 1 verdicts survive Holm’s correction over "
+    refuted = claims.iloc[:1].assign(verdict="not reproduced", statement="a_b")
+    assert summarize(refuted.assign(p_ledger=0.01)).endswith(
+        "1 not reproduced, 0 inconclusive, 0 not measured. 1 of the 1 verdicts survive Holm’s correction over "
         "all statements. Not reproduced:\n\n- a\\_b"
     )
+    assert summarize(refuted.assign(p_ledger=0.2)).endswith("- a\\_b (This does not survive that correction.)")
 
 
 def test_history_without_a_finished_run_has_no_row(tmp_path: Path) -> None:
