@@ -32,7 +32,7 @@ from infovae.refusals import ParameterError
 from infovae.runs import sweep as sweep_module
 from infovae.training import choose_device
 
-SECONDS = 8
+SECONDS = 5
 """Of this process's own time: how busy the machine is otherwise is not the command's fault."""
 TINY = "dataset=digits n_train=500 steps=5 seeds=[0] alphas=[1] lambdas=[10] receptive_radii=[5] latent_dim=2"
 RUN, SMOKE = ("run", "latent_usage", "-p", TINY), ("reproduce", "--profile", "smoke")

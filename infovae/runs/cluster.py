@@ -379,10 +379,7 @@ def _require_scheduler(address: str) -> None:
 
 
 def count_workers() -> int:
-    """Return INFOVAE_WORKERS, else the number of GPUs that INFOVAE_DEVICE leaves, else of cores for this process.
-
-    Of cores as many as there is memory for.
-    """
+    """Return INFOVAE_WORKERS, else how many GPUs INFOVAE_DEVICE leaves, else how many cores there is memory for."""
     wanted = os.environ.get("INFOVAE_WORKERS", "")
     if wanted:
         if not (wanted.isdecimal() and len(wanted) <= 4 and 1 <= int(wanted) <= 1024):

@@ -130,7 +130,7 @@ def test_loading_and_sampling_takes_seconds(decoder: dict[str, int], store: Stor
     store.publish(identity, [], folder, weights=True)
     start = time.process_time()
     images = infovae.load("results/laptop", objective="mmd", latent_dim=10, seed=0).sample(100)
-    assert time.process_time() - start < 8
+    assert time.process_time() - start < 5
     assert images.shape == (100, 28, 28) and set(np.unique(images)) == {0, 1}
 
 
