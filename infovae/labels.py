@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 _NLL = "bound on −log p(x), nats"
@@ -96,8 +97,6 @@ LABELS = {
     "pixelcnn_channels": "maps",
     "pixelcnn_layers": "layers",
     "n_seeds": "seeds",
-    "n_missing": "runs without a result",
-    "why_missing": "reason",
     "train_seconds": "training, s",
     # match of q(z) and p(z)
     "squared_mmd": "squared MMD of q(z) and p(z)",
@@ -184,3 +183,11 @@ def format_number(value: float) -> str:
         return "–"
     text = f"{value:.3g}"
     return f"{value:.0f}" if "e+" in text else text
+
+
+def format_mean(mean: float, half_width: float) -> str:
+    """Return "mean ± half-width": two significant digits of the half-width, and the mean to the same place."""
+    places = 1 - math.floor(math.log10(half_width)) if half_width > 0 else 0
+    if not -15 < places < 8:
+        return f"{format_number(mean)} ± {format_number(half_width)}"
+    return " ± ".join(f"{round(value, places):.{max(places, 0)}f}" for value in (mean, half_width))

@@ -1,6 +1,7 @@
 """Figures show every run, in one palette, under matplotlib's own settings; none of them computes more than a mean."""
 
 import inspect
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.colors import to_rgb
+from PIL import Image
 
 from infovae import plotting
 from infovae.claims import authors
@@ -22,6 +25,7 @@ from infovae.experiments import (
     variance_overestimation,
 )
 from infovae.experiments.sensitivity import Sensitivity
+from infovae.paths import PROJECT_ROOT
 from infovae.plotting import Captioned
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -252,3 +256,16 @@ def test_notebook_shows_a_figure_as_it_is_published(monkeypatch: pytest.MonkeyPa
     image, caption = shown
     assert image.data == figure.to_png() and image._data_and_metadata()[1]["alt"] == figure.alt
     assert caption.data == figure.caption and "95 % intervals" in figure.caption
+
+
+def test_a_published_figure_keeps_the_colours_of_its_legend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plotting, "DPI", 200)
+    runs = pd.read_csv(PROJECT_ROOT / "results" / "laptop" / "divergence_comparison" / "runs.csv")
+    figure = divergence_comparison.plot_by_dimension(runs)
+    published, exact = Image.open(io.BytesIO(figure.to_png())).convert("RGB"), io.BytesIO()
+    with matplotlib.style.context("default"):
+        figure.savefig(exact, dpi=plotting.DPI, bbox_inches="tight", facecolor="white")
+    drawn, kept = (np.asarray(image.convert("RGB")).astype(int) for image in (Image.open(exact), published))
+    for name in runs["objective"].unique():
+        of_name = (drawn == np.round(255 * np.array(to_rgb(plotting.PALETTE[name])))).all(axis=-1)
+        assert of_name.any() and np.abs(kept[of_name] - drawn[of_name]).max() <= 30, name

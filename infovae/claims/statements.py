@@ -337,7 +337,12 @@ def adversary_slower(runs: pd.DataFrame) -> Effects:
     return ratio(*(of(runs, "mmd_over_training", name, used=True) for name in ("mmd", "wasserstein")))
 
 
-@comparison("recalled", "relative jitter of the squared MMD, MMD / Wasserstein", below=1, log=True)
+@comparison(
+    "recalled",
+    "jitter of the squared MMD between two looks, relative to its level, MMD / Wasserstein",
+    below=1,
+    log=True,
+)
 def adversary_less_stable(runs: pd.DataFrame) -> Effects:
     """The adversary's match with the prior is less stable than MMD's in the second half of training."""
     return ratio(*(of(runs, "relative_jitter", name, used=True) for name in ("mmd", "wasserstein")))
@@ -345,7 +350,7 @@ def adversary_less_stable(runs: pd.DataFrame) -> Effects:
 
 @labels(
     "authors' code",
-    "error of a support vector machine on draws of z (chance 0.9), averaged_elbo",
+    "error of a support vector machine on draws of z (chance 0.9), “ELBO” of the authors’ code",
     above=0.85,
     over=DIMS,
 )

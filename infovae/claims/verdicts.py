@@ -61,9 +61,13 @@ RUN_COLUMNS = (
 BATCH_TERMS = ("loss", "nll", "rate", "divergence", "lambda_")
 """Columns of a history that are of a training batch: `nll`, there, is the reconstruction and no bound on -log p(x)."""
 
-WORDS = {
-    "latent_dim": "{:g} dimensions", "n_train": "{:,.0f} images", "receptive_radius": "radius {:g}", "part": "{}",
-}  # fmt: skip
+WORDS: dict[str, Callable[[Any], str]] = {
+    "latent_dim": "{:g} dimensions".format,
+    "n_train": "{:,.0f} images".format,
+    "receptive_radius": "radius {:g}".format,
+    "binarization": {"none": "grey", "dynamic": "binarised", "static": "binarised once"}.__getitem__,
+}
+"""Level of the effects' index -> what a reader sees of its value; of others the value itself."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +237,7 @@ def _several_seeds(effects: Effects) -> Effects:
 def _labels(effects: Effects) -> pd.Index:
     """Return each effect's condition in words; empty for a claim without conditions."""
     levels = [(i, str(name)) for i, name in enumerate(effects.index.names) if name != "seed"]
-    words = [effects.index.get_level_values(i).map(WORDS.get(name, "{}").format) for i, name in levels]
+    words = [effects.index.get_level_values(i).map(WORDS.get(name, str)) for i, name in levels]
     return pd.Index([", ".join(parts) for parts in zip(*words, strict=True)] if words else [""] * len(effects))
 
 
@@ -245,7 +249,7 @@ def _partly(claim: Claim, effects: Effects) -> str:
     measured = sorted(set(effects.index.get_level_values(column)))
     if set(named) <= set(measured) and (named or len(measured) > 1):
         return ""
-    return ", ".join(WORDS[column].format(value) for value in measured)
+    return ", ".join(WORDS.get(column, str)(value) for value in measured)
 
 
 def _worst(claim: Claim, effects: Effects) -> float:

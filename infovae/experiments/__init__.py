@@ -172,8 +172,13 @@ class Experiment(Settings):
         return [*self.grid(), *self.drawn()]
 
     def table(self, runs: pd.DataFrame, *metrics: str) -> pd.DataFrame:
-        """Return the table of some or all `metrics`, computed from `runs` (as in runs.csv) and nothing else."""
-        return aggregate(runs, self.conditions, metrics or self.metrics)
+        """Return the table of some or all `metrics`, computed from `runs` (as in runs.csv) and nothing else.
+
+        Beside I(x;z) it has the cap of its estimate.
+        """
+        capped = {"mutual_information": ["mutual_information", "mutual_information_cap"]}
+        columns = [name for metric in metrics or self.metrics for name in capped.get(metric, [metric])]
+        return aggregate(runs, self.conditions, columns)
 
     def config(self, **choice: Any) -> RunConfig:
         """Return the run of a choice, with the parameters and overrides that all runs of this experiment share."""

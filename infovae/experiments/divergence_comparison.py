@@ -75,7 +75,7 @@ class DivergenceComparison(ImageExperiment):
     )
     conditions = ("latent_dim", "objective")
     metrics: ClassVar[tuple[str, ...]] = (
-        "mutual_information", "mutual_information_cap", "squared_mmd", "squared_mmd_null_std", "squared_mmd_point_mass",
+        "mutual_information", "rate", "squared_mmd", "squared_mmd_null_std", "squared_mmd_point_mass",
         "log_det_cov_per_dim_test", "log_det_cov_per_dim_train", "class_cross_entropy", "class_cross_entropy_real",
         "frechet_distance", "frechet_distance_real", "reconstruction_nll", "squared_mmd_authors",
         "log_det_cov_total_authors", "class_cross_entropy_authors", "svm_error_authors", "train_seconds",

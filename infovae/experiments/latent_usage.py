@@ -38,7 +38,7 @@ class LatentUsage(ImageExperiment):
     )
     conditions = ("encoder_norm", "receptive_radius", "objective", "alpha", "lambda_")
     metrics = (
-        "mutual_information", "mutual_information_cap", "active_units", "rate", "marginal_kl", "reconstruction_nll",
+        "mutual_information", "active_units", "rate", "marginal_kl", "reconstruction_nll",
         "reconstruction_nll_prior", "squared_mmd", "squared_mmd_null_std", "squared_mmd_point_mass",
         "log_det_cov_per_dim_test",
     )  # fmt: skip

@@ -30,7 +30,6 @@ class SemiSupervised(DivergenceComparison):
         "svm_error_std",
         "tsvm_error_std",
         "mutual_information",
-        "mutual_information_cap",
     )
 
     def model_post_init(self, context: Any) -> None:

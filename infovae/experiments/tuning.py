@@ -34,7 +34,7 @@ class Tuning(Experiment):
         "objective", "pixelcnn_channels", "pixelcnn_layers", "receptive_radius", "learning_rate",
     )  # fmt: skip
     metrics = (
-        "reconstruction_nll", "rate", "mutual_information", "mutual_information_cap", "squared_mmd", "train_seconds",
+        "reconstruction_nll", "rate", "mutual_information", "squared_mmd", "train_seconds",
     )  # fmt: skip
 
     seeds: Several[Seed] = (1000,)

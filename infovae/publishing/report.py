@@ -1,4 +1,4 @@
-"""What a results folder says: publishing an experiment, the ledger, and the pieces of the report's notebook.
+"""What a results folder says: publishing an experiment, and the pieces of the report's notebook.
 
 Everything comes from published files alone: nothing here trains. The report itself is `notebooks/09_report.ipynb`.
 What is shown in a notebook is Markdown, whose cells keep their look wherever a notebook is read.
@@ -16,14 +16,12 @@ from typing import NamedTuple
 import pandas as pd
 from IPython.display import Image, Markdown, display
 
-from infovae.claims.intervals import LEVEL
 from infovae.claims.statements import under_pixelcnn
 from infovae.config import AUTOREGRESSIVE
 from infovae.experiments import MODULES, Experiment, make_experiment
 from infovae.labels import as_markdown, format_number, label, objective_name
 from infovae.paths import PROJECT_ROOT, write_atomically
 from infovae.plotting import Captioned, by_objective, count, count_seeds, display_width, finished
-from infovae.publishing.site import SYMBOLS
 from infovae.publishing.tables import show_table, write_tables
 from infovae.refusals import ParameterError
 from infovae.runs.store import to_json
@@ -124,71 +122,6 @@ def require_published(profile: str, folder: Path) -> dict[str, Published]:
     if not published:
         raise ParameterError(f"{folder} holds no results yet: run `make reproduce PROFILE={profile}` first")
     return published
-
-
-# The ledger, as people read it
-
-
-def summarize(claims: pd.DataFrame) -> str:
-    """Return the ledger in Markdown: how many statements have which verdict, and which are not reproduced."""
-    counts = claims["verdict"].value_counts()
-    text = f"Of {len(claims)} statements: {', '.join(f'{counts.get(verdict, 0)} {verdict}' for verdict in SYMBOLS)}."
-    in_part = claims[(claims["verdict"] == "reproduced") & (claims["measured_in"].fillna("") != "")]
-    if len(in_part):
-        text += f" {len(in_part)} of those reproduced name more conditions than were run; the table says which were."
-    decided = claims[claims["verdict"].isin(["reproduced", "not reproduced"])]
-    if len(decided):
-        n_sure = int((decided["p_ledger"] < LEVEL).sum())
-        text += f" {n_sure} of the {len(decided)} verdicts survive Holm’s correction over all statements."
-    refuted = [
-        row["statement"] + ("" if row["p_ledger"] < LEVEL else " (This does not survive that correction.)")
-        for _, row in claims[claims["verdict"] == "not reproduced"].iterrows()
-    ]
-    return "\n- ".join([as_markdown(text) + (" Not reproduced:\n" if len(refuted) else ""), *map(as_markdown, refuted)])
-
-
-def show_claims(claims: pd.DataFrame) -> Markdown:
-    """Return a ledger for a notebook, a row per statement, in every word; what is decided stands first."""
-    claims = claims.sort_values("verdict", key=lambda verdicts: verdicts.map(list(SYMBOLS).index), kind="stable")
-    numbers = {name: claims[name].map(format_number) for name in ("authors", "mean", "ci95_low", "ci95_high")}
-    if (claims["verdict"] == "not measured").all():
-        return show_table(claims[:0])
-    partly = {"reproduced": " for {}; the others were not run", "not reproduced": " for {}"}
-    verdicts = [
-        f"{SYMBOLS[verdict]} {verdict}"
-        + (f": {why}" if why else "")
-        + (partly.get(verdict, "").format(words) if words else "")
-        for verdict, why, words in zip(
-            claims["verdict"], claims["open_because"].fillna(""), claims["measured_in"].fillna(""), strict=True
-        )
-    ]
-    where = claims["condition"].fillna("").map(lambda words: f"; decisive: {words}" if words else "")
-    readable = {
-        "verdict": verdicts,
-        "statement": claims["statement"],
-        "ours": numbers["mean"],
-        "95 % interval": (numbers["ci95_low"] + " to " + numbers["ci95_high"]).replace("– to –", "–"),
-        "authors": numbers["authors"],
-        "measured, and where the statement holds": claims["measured"] + ": " + claims["holds"] + where,
-        "seeds": claims["n_seeds"].astype(str),
-        "by seed": claims["by_seed"].fillna("").map(lambda text: text.replace("nan", "–").replace(" ", " · ") or "–"),
-        "source": claims["source"],
-    }
-    return show_table(pd.DataFrame(readable))
-
-
-def show_course(claims: pd.DataFrame) -> Markdown:
-    """Return, of each statement that was watched during training, its decisive condition on the way.
-
-    Of what the intervals confirmed, the least favourable condition at each time.
-    """
-    watched = claims[claims["at_half"].notna()]
-    columns = {"after a quarter": "at_quarter", "after a half": "at_half", "at the end": "at_end"}
-    readable = {words: watched[column].map(format_number) for words, column in columns.items()}
-    turned = watched["turned"].map({True: "yes", False: "no"})
-    holds = watched["measured"] + ": " + watched["holds"]
-    words = {"statement": watched["statement"], "holds": holds, **readable, "changed its side": turned}
-    return show_table(pd.DataFrame(words))
 
 
 # Pieces of the report

@@ -10,15 +10,18 @@ from IPython.display import Markdown
 
 from infovae.experiments import Experiment
 from infovae.experiments.sensitivity import variant_name
-from infovae.labels import as_markdown, format_number, label, objective_name
+from infovae.labels import as_markdown, format_mean, format_number, label, objective_name
 from infovae.paths import write_atomically
-from infovae.plotting import count
+from infovae.plotting import SEEDS_FOR_INTERVAL, count
 
 WORDS = {"objective": objective_name, "variant": variant_name}
 """Columns of names -> what a reader sees for one."""
 
 AT_CAP = 0.01
 """Nats below the cap of its estimate from which I(x;z) is only known to be at least the cap."""
+
+MAX_METRICS = 6
+"""Metrics of an experiment that stand side by side; where there are more, several tables stand one below the other."""
 
 
 def write_tables(experiment: Experiment, runs: pd.DataFrame, folder: Path) -> None:
@@ -34,26 +37,33 @@ def write_tables(experiment: Experiment, runs: pd.DataFrame, folder: Path) -> No
 def format_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table with each metric and its interval in one cell, "mean ± half-width"; "–" for no number.
 
-    Columns and objectives have the names that a reader sees. A metric without any number is left out, and so is an
-    interval without width. I(x;z) at the cap of its estimate stands as "≥ cap"; the cap has no column of its own.
+    Columns and objectives have the names that a reader sees. A metric without any number is left out. So is an interval
+    without width, or of fewer than `SEEDS_FOR_INTERVAL` seeds. Where runs lack a result the number of seeds says of how
+    many, and why. I(x;z) at the cap of its estimate stands as "≥ cap"; the cap has no column of its own.
     """
     readable = pd.DataFrame(index=table.index)
+    enough = table.get("n_seeds", pd.Series(SEEDS_FOR_INTERVAL, table.index)) >= SEEDS_FOR_INTERVAL
     for column in table.columns:
         values, interval = table[column], table.get(f"{column}_ci95")
         if (
             column.endswith("_ci95")
-            or column == "mutual_information_cap"
+            or column in ("mutual_information_cap", "n_missing", "why_missing")
             or (interval is not None and values.isna().all())
         ):
             continue
-        if column in ("n_missing", "why_missing") and not values.map(bool).any():
-            continue
         if interval is not None:
-            wide = interval > 1e-6 * values.abs()  # else runs agree but for rounding
-            values = values.map(format_number) + interval.map(format_number).radd(" ± ").where(wide, "")
+            wide = enough & (interval > 1e-6 * values.abs())  # else runs agree but for rounding
+            pairs = zip(values, interval.where(wide), strict=True)
+            values = pd.Series(
+                [format_mean(*pair) if pair[1] == pair[1] else format_number(pair[0]) for pair in pairs], table.index
+            )
             if column == "mutual_information" and "mutual_information_cap" in table:
                 cap = table["mutual_information_cap"]
                 values = values.mask(table[column] > cap - AT_CAP, "≥ " + cap.map(format_number))
+        elif column == "n_seeds" and "n_missing" in table:
+            parts = zip(values, table["n_missing"], table["why_missing"], strict=True)
+            said = [f"{n} of {n + lacking}: {why}" if lacking else str(n) for n, lacking, why in parts]
+            values = pd.Series(said, table.index)
         elif column in WORDS:
             values = values.map(WORDS[column])
         else:
@@ -97,7 +107,8 @@ def show_table(table: pd.DataFrame) -> Markdown:
     """Return a table for a notebook, as `format_table` has it.
 
     Of an experiment's table, what is the same in every row stands once below it; so does how many rows are not run yet,
-    and what ± means.
+    and what ± means. One with more than `MAX_METRICS` metrics becomes several, each with the columns that tell rows
+    apart.
     """
     notes = []
     if "n_missing" in table:
@@ -115,12 +126,26 @@ def show_table(table: pd.DataFrame) -> Markdown:
         readable = readable.drop(columns=same)
     if readable.map(lambda cell: "±" in str(cell)).any(axis=None):
         notes.append("±: half of the 95 % interval of the mean over seeds, by Student; of few seeds it is wide.")
+    if table.get("n_seeds", pd.Series()).between(2, SEEDS_FOR_INTERVAL - 1).any():
+        notes.append(f"Of fewer than {SEEDS_FOR_INTERVAL} seeds: the mean alone, since the interval would be too wide.")
     if "KL(q(z) ‖ p(z)), nats" in readable and (readable["KL(q(z) ‖ p(z)), nats"] == "–").any():
         notes.append(
             "–: not computable, since I(x;z) is at the cap of its estimate; the rate less I(x;z) is an upper bound."
         )
-    lines = [to_markdown(readable) if len(table) else "Nothing is measured.", *map(as_markdown, notes)]
-    return Markdown("\n\n".join(lines))
+    metrics = [label(column) for column in map(str, table) if f"{column}_ci95" in table and label(column) in readable]
+    rows = [to_markdown(part) for part in _side_by_side(readable, metrics)] if len(table) else ["Nothing is measured."]
+    return Markdown("\n\n".join([*rows, *map(as_markdown, notes)]))
+
+
+def _side_by_side(readable: pd.DataFrame, metrics: list[str]) -> list[pd.DataFrame]:
+    """Return a table in parts of at most `MAX_METRICS` metrics, the first with all that is no metric."""
+    others = [name for name in readable if name not in metrics]
+    n_parts = max(1, -(-len(metrics) // MAX_METRICS))
+    parts = [metrics[len(metrics) * i // n_parts : len(metrics) * (i + 1) // n_parts] for i in range(n_parts)]
+    if n_parts == 1:
+        return [readable]
+    keys = others[: list(readable).index(metrics[0])]
+    return [readable[[*(keys if i else others), *part]] for i, part in enumerate(parts)]
 
 
 _LATEX = {

@@ -17,7 +17,7 @@ from infovae.claims.verdicts import _may_come, add_course, judge
 from infovae.config import OBJECTIVES
 from infovae.experiments import MODULES
 from infovae.model.gated_pixelcnn import GatedPixelCNN
-from infovae.publishing.report import show_claims
+from infovae.publishing.claims_table import show_claims
 
 SEEDS = (0, 1, 2)
 DIMS = (2, 5, 10, 20, 40)

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from infovae.claims.statements import CLAIMS, ledger
 from infovae.config import RunConfig
 from infovae.experiments import MODULES, experiment_class, make_experiment, sensitivity
-from infovae.labels import LABELS, OBJECTIVE_NAMES, as_markdown
+from infovae.labels import LABELS, OBJECTIVE_NAMES, as_markdown, format_mean
 from infovae.paths import PROJECT_ROOT
 from infovae.plotting import Captioned
+from infovae.publishing.claims_table import show_claims, show_course, summarize
 from infovae.publishing.report import (
     Published,
     _load_history,
@@ -29,10 +30,7 @@ from infovae.publishing.report import (
     publish,
     publish_page,
     require_published,
-    show_claims,
-    show_course,
     show_published,
-    summarize,
 )
 from infovae.publishing.site.markdown import markdown
 from infovae.publishing.tables import _latex_cell, format_table, preview, show_table, to_markdown, write_tables
@@ -171,12 +169,41 @@ TABLE = pd.DataFrame(
 
 def test_mean_and_interval_stand_in_one_cell() -> None:
     readable = format_table(TABLE)
-    assert list(readable["m"]) == ["0.123 ± 0.01", "1234567"]
+    assert list(readable["m"]) == ["0.123 ± 0.010", "1234567"]
     assert list(readable) == ["objective", "latent dimension", "m", "seeds"]
     assert list(readable["objective"]) == ["a_b", "MMD"]
-    assert list(format_table(TABLE.assign(n_missing=[0, 2], why_missing=["", "not run"])))[-2:] == [
-        "runs without a result", "reason"
-    ]  # fmt: skip
+    lacking = format_table(TABLE.assign(n_missing=[0, 2], why_missing=["", "not run"]))
+    assert list(lacking) == list(readable) and list(lacking["seeds"]) == ["3", "1 of 3: not run"]
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "cell"),
+    [
+        (30981.2, 11017.3, "31000 ± 11000"),
+        (87.63, 4.59, "87.6 ± 4.6"),
+        (0.00134, 6.38e-05, "0.001340 ± 0.000064"),
+        (-387.0, 2358.0, "-400 ± 2400"),
+        (1.0, 1e-12, "1 ± 1e-12"),
+        (9.96, 0.996, "9.96 ± 1.00"),
+    ],
+)
+def test_a_mean_ends_where_its_interval_does(mean: float, half: float, cell: str) -> None:
+    assert format_mean(mean, half) == cell
+
+
+def test_an_interval_of_two_seeds_is_not_printed() -> None:
+    two = TABLE.assign(n_seeds=[2, 1], m_ci95=[218.0, math.nan])
+    assert list(format_table(two)["m"]) == ["0.123", "1234567"]
+    assert "Of fewer than 3 seeds: the mean alone" in show_table(two).data
+
+
+def test_a_wide_table_becomes_several_that_each_say_whose_row_it_is() -> None:
+    more = {f"m{i}{end}": 1.0 + i for i in range(12) for end in ("", "_ci95")}
+    first, second, third, *_ = show_table(TABLE.assign(**more)).data.split("\n\n")
+    assert first.startswith("| objective | latent dimension | seeds | m | m0 | m1 | m2 |")
+    assert second.startswith("| objective | latent dimension | m3 | m4 | m5 | m6 |")
+    assert third.startswith("| objective | latent dimension | m7 | m8 | m9 | m10 | m11 |")
+    assert [part.count("a\\_b") for part in (first, second, third)] == [1, 1, 1]
 
 
 def test_what_is_the_same_in_every_row_stands_once_below_the_table() -> None:
@@ -194,12 +221,12 @@ def test_information_at_its_cap_is_said_to_be_at_least_that() -> None:
     table["mutual_information"], table["mutual_information_cap"] = [1.5, 9.2103], 9.2103
     table = table.assign(mutual_information_ci95=0.1, mutual_information_cap_ci95=0.0)
     readable = format_table(table)
-    assert list(readable["I(x;z), nats"]) == ["1.5 ± 0.1", "≥ 9.21"] and "cap" not in " ".join(map(str, readable))
+    assert list(readable["I(x;z), nats"]) == ["1.50 ± 0.10", "≥ 9.21"] and "cap" not in " ".join(map(str, readable))
 
 
 @given(st.floats(-1e6, 1e6), st.floats(0, 1e6))
 def test_an_interval_stands_in_the_cell_unless_it_has_no_width(mean: float, half: float) -> None:
-    table = pd.DataFrame({"m": [mean], "m_ci95": [half], "n_seeds": [2]})
+    table = pd.DataFrame({"m": [mean], "m_ci95": [half], "n_seeds": [3]})
     assert ("±" in format_table(table)["m"].item()) == (half > 1e-6 * abs(mean))
 
 
@@ -217,9 +244,9 @@ def test_preview_fits_the_terminal_and_leaves_out_no_metric(tmp_path: Path) -> N
     turned = preview(tmp_path, 40)
     assert [line.split("  ")[0] for line in turned.splitlines()] == ["objective", "latent dimension", "m", "seeds"]
     assert "1234567" in turned
-    narrow = preview(tmp_path, 30).splitlines()
+    narrow = preview(tmp_path, 31).splitlines()
     assert narrow[-1] == "... and 1 more row in table.csv" and "1234567" not in "".join(narrow)
-    assert max(map(len, narrow[:-1])) <= 30
+    assert max(map(len, narrow[:-1])) <= 31
 
 
 @pytest.mark.parametrize("name", MODULES)
