@@ -1,0 +1,123 @@
+"""The ledger of statements as people read it: in the quantities that were measured, not in the ratios that were judged.
+
+How a verdict follows is `infovae.claims.verdicts`; `claims.csv` has the numbers that it rests on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pandas as pd
+from IPython.display import Markdown
+
+from infovae.claims.intervals import LEVEL
+from infovae.claims.statements import MATCHED, USE_AND_MATCH, ledger
+from infovae.labels import as_markdown, format_number
+from infovae.publishing.site import SYMBOLS
+from infovae.publishing.tables import show_table
+
+
+class Part(NamedTuple):
+    """One of several things that a statement asks: what was measured, what is needed, and its value of an effect."""
+
+    metric: str
+    needed: str
+    value: Callable[[float], float] = float
+
+
+_SPREAD = "log det Cov[q(z)] / dim, training images"
+PARTS = {
+    "information": Part("I(x;z), nats", "above 1"),
+    "read": Part("nats that the reconstruction loses with a draw of the prior in place of the code", "above 1"),
+    "match": Part("squared MMD of q(z) and p(z)", f"below {MATCHED:g}", lambda ratio: MATCHED / ratio),
+    "least": Part(f"{_SPREAD}: with the fewest", "above 0.1"),
+    "excess": Part(f"{_SPREAD}: with the fewest less with the most", "above 0.1"),
+    "not wider": Part(_SPREAD, "below 0.1", lambda room: 0.1 - room),
+    "not narrower": Part(_SPREAD, "above −0.1", lambda room: room - 0.1),
+}
+"""The first word of a condition -> what it asks. Effects of a statement must have one scale: these are ratios to a
+bound, or what is left to it."""
+
+
+def show_verdicts(experiment: str, runs: pd.DataFrame, history: pd.DataFrame) -> Markdown:
+    """Return the statements that an experiment judges, by its runs alone."""
+    claims = ledger({experiment: runs}, {experiment: history})
+    return show_claims(claims[claims["experiment"] == experiment])
+
+
+def show_claims(claims: pd.DataFrame) -> Markdown:
+    """Return a ledger for a notebook, a row per statement, in every word; what is decided stands first."""
+    if (claims["verdict"] == "not measured").all():
+        return show_table(claims[:0])
+    claims = claims.sort_values("verdict", key=lambda verdicts: verdicts.map(list(SYMBOLS).index), kind="stable")
+    return show_table(pd.DataFrame([_row(claim) for _, claim in claims.iterrows()]))
+
+
+def _row(claim: pd.Series) -> dict[str, str]:
+    """Return what a reader sees of a statement; of one that asks several things the one that decides."""
+    verdict, condition, why, where = (
+        _text(claim[name]) for name in ("verdict", "condition", "open_because", "measured_in")
+    )
+    part, measured, needed = Part("", ""), str(claim["measured"]), str(claim["holds"])
+    first, _, rest = condition.partition(", ")
+    if first in PARTS:
+        part, condition = PARTS[first], rest
+        whose = measured.partition(": ")[0]
+        measured = (f"{whose[3:]}: " if whose.startswith("of ") else "") + part.metric
+        needed = part.needed
+    ours, *ends, theirs = (part.value(claim[name]) for name in ("mean", "ci95_low", "ci95_high", "authors"))
+    low, high = map(format_number, sorted(ends))
+    by_seed = [format_number(part.value(float(effect))) for effect in _text(claim["by_seed"]).split()]
+    partly = {"reproduced": f" for {where}; the others were not run", "not reproduced": f" for {where}"}
+    return {
+        "verdict": f"{SYMBOLS[verdict]} {verdict}"
+        + (f": {why}" if why else "")
+        + (partly.get(verdict, "") if where else ""),
+        "statement": claim["statement"],
+        "measured": measured,
+        "decisive condition": condition or "–",
+        "needed": needed,
+        "ours, with 95 % interval": f"{format_number(ours)} ({low} to {high})" if low != "–" else format_number(ours),
+        "authors": format_number(theirs),
+        "by seed": " · ".join(by_seed) or "–",
+        "source": claim["source"],
+    }
+
+
+def _text(cell: object) -> str:
+    """Return a cell of the ledger as text: of a file an empty one is NaN."""
+    return "" if cell != cell else str(cell)
+
+
+def show_course(claims: pd.DataFrame) -> Markdown:
+    """Return, of each statement that was watched during training, its decisive condition on the way.
+
+    Of what the intervals confirmed, the least favourable condition at each time.
+    """
+    watched = claims[claims["at_half"].notna()]
+    columns = {"after a quarter": "at_quarter", "after a half": "at_half", "at the end": "at_end"}
+    readable = {words: watched[column].map(format_number) for words, column in columns.items()}
+    turned = watched["turned"].map({True: "yes", False: "no"})
+    least = ": the lesser of I(x;z) / 1 nat and 0.08 / squared MMD"  # what is read is not watched
+    measured = watched["measured"].str.replace(USE_AND_MATCH, least).str.replace(", test images", "")
+    words = {"statement": watched["statement"], "on validation images": measured, "needed": watched["holds"]}
+    return show_table(pd.DataFrame({**words, **readable, "changed its side": turned}))
+
+
+def summarize(claims: pd.DataFrame) -> str:
+    """Return the ledger in Markdown: how many statements have which verdict, and which are not reproduced."""
+    counts = claims["verdict"].value_counts()
+    text = f"Of {len(claims)} statements: {', '.join(f'{counts.get(verdict, 0)} {verdict}' for verdict in SYMBOLS)}."
+    in_part = claims[(claims["verdict"] == "reproduced") & (claims["measured_in"].fillna("") != "")]
+    if len(in_part):
+        text += f" {len(in_part)} of those reproduced name more conditions than were run; the table says which were."
+    decided = claims[claims["verdict"].isin(["reproduced", "not reproduced"])]
+    if len(decided):
+        n_sure = int((decided["p_ledger"] < LEVEL).sum())
+        text += f" {n_sure} of the {len(decided)} verdicts survive Holm’s correction over all statements."
+    refuted = [
+        row["statement"] + ("" if row["p_ledger"] < LEVEL else " (This does not survive that correction.)")
+        for _, row in claims[claims["verdict"] == "not reproduced"].iterrows()
+    ]
+    return "\n- ".join([as_markdown(text) + (" Not reproduced:\n" if len(refuted) else ""), *map(as_markdown, refuted)])
