@@ -99,10 +99,14 @@ class VarianceOverestimation(Experiment):
         return [(self._run(**choice), (LatentEvaluation(), samples, likelihood)) for choice in choices]
 
     def drawn(self) -> list[Task]:
-        """Return the runs whose q(z) is drawn: in 2 dimensions, as in the paper, on the fewest images, first seed."""
+        """Return the runs whose q(z) is drawn: in 2 dimensions on the fewest images, first seed.
+
+        On binarised images, as in the paper, where there are some.
+        """
         from infovae.runs.sweep import Task
 
-        few = {"n_train": min(self.n_trains), "seed": self.seeds[0], "binarization": self.binarizations[0]}
+        kind = "dynamic" if "dynamic" in self.binarizations else self.binarizations[0]
+        few = {"n_train": min(self.n_trains), "seed": self.seeds[0], "binarization": kind}
         plane = self.model_copy(update={"latent_dim": 2})
         return [Task(plane._run(objective=name, **few), (LatentEvaluation(),)) for name in self.objectives]
 
@@ -173,7 +177,7 @@ def plot_densities(runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarray]
     arrays : one mapping per run, with `density_train` and `density_test` on a square grid from -4 to 4, (m, m), the
         first axis being that of the first coordinate.
     """
-    parts = {"training": "density_train", "test": "density_test"}
+    parts, extent = {"training": "density_train", "test": "density_test"}, 4
     found = {words: plotting.select_arrays(runs, arrays, key) for words, key in parts.items()}
     held = plotting.finished(runs, "mutual_information").groupby("objective")["mutual_information"].first()
     empty = set(held.index[held < EMPTY_CODE])
@@ -182,18 +186,27 @@ def plot_densities(runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarray]
         for words, part in found.items()
         for name, density in part.items()
     }
+    codes = plotting.select_arrays(runs, arrays, "z")  # of test images
+    beyond = {name: np.abs(z).max(axis=1) > extent for name, z in codes.items()}
+    outside = {
+        title: f"{100 * far.mean():.0f} % outside"
+        for title, far in zip(list(titles)[len(codes) :], beyond.values(), strict=False)
+        if far.any()
+    }
     n_columns = max(1, len(titles) // 2)
     drawn, axes = plotting.panels(len(titles), 2.5 + 0.8 / n_columns, 2.5, n_columns, sharex=True, sharey=True)
     levels = np.array([0.01, 0.02, 0.04, 0.08, 0.12, 0.16, 0.24, 0.32])
     angle = np.linspace(0, 2 * np.pi, 100)
     for ax, (title, density) in zip(axes, titles.items(), strict=False):
-        axis = np.linspace(-4, 4, len(density))
+        axis = np.linspace(-extent, extent, len(density))
         filled = ax.contourf(axis, axis, density.T, levels, cmap="viridis", extend="max")
         for level in levels[levels < 1 / (2 * np.pi)]:  # where the prior's density takes the same value
             radius = np.sqrt(-2 * np.log(2 * np.pi * level))
             ax.plot(radius * np.cos(angle), radius * np.sin(angle), color="0.4", lw=0.5)
         ax.set(title=title, aspect="equal", xlabel="z₁", ylabel="z₂")
         ax.label_outer()
+        if title in outside:
+            ax.text(0.98, 0.03, outside[title], transform=ax.transAxes, ha="right", **plotting.NOTE)
         if ax is axes[-1]:
             drawn.colorbar(filled, ax=axes, label="density of q(z)", fraction=0.02, ticks=levels)
     return drawn.captioned(

@@ -42,26 +42,30 @@ def publish(
     output_folder: str,
     history: pd.DataFrame | None = None,
 ) -> Markdown:
-    """Write what an experiment found into `output_folder` and return its table, formatted for reading.
+    """Write what an experiment found into `output_folder` and return a line that names the files.
 
     Files: parameters.json, runs.csv (one row per run), history.csv, one PNG per figure, captions.json (what each shows
     and how to read it), and last table.tex, table.md, table.csv. With an empty `output_folder` nothing is written: so a
     notebook runs as it is in JupyterLab.
     """
-    if output_folder:
-        folder = Path(output_folder)
-        write_atomically(folder / "parameters.json", to_json(experiment.model_dump(mode="json")) + b"\n")
-        write_atomically(folder / "runs.csv", runs.to_csv(index=False).encode())
-        if history is not None:
-            write_atomically(folder / "history.csv", history.to_csv(index=False, float_format="%.6g").encode())
-        captions = {}
-        for name, figure in figures.items():
-            width = display_width(_write_figure(folder, name, figure))
-            captions[name] = {"alt": figure.alt, "caption": figure.caption, "width": width}
-        in_order = json.dumps(captions, indent=1, ensure_ascii=False)
-        write_atomically(folder / "captions.json", f"{in_order}\n".encode())
-        write_tables(experiment, runs, folder)
-    return show_table(experiment.table(runs))
+    if not output_folder:
+        return Markdown("Nothing is written: `output_folder` is empty.")
+    folder = Path(output_folder)
+    write_atomically(folder / "parameters.json", to_json(experiment.model_dump(mode="json")) + b"\n")
+    write_atomically(folder / "runs.csv", runs.to_csv(index=False).encode())
+    if history is not None:
+        write_atomically(folder / "history.csv", history.to_csv(index=False, float_format="%.6g").encode())
+    captions = {}
+    for name, figure in figures.items():
+        width = display_width(_write_figure(folder, name, figure))
+        captions[name] = {"alt": figure.alt, "caption": figure.caption, "width": width}
+    in_order = json.dumps(captions, indent=1, ensure_ascii=False)
+    write_atomically(folder / "captions.json", f"{in_order}\n".encode())
+    write_tables(experiment, runs, folder)
+    return Markdown(
+        "All numbers: [every run](runs.csv), means and intervals as [CSV](table.csv), [Markdown](table.md) and "
+        "[LaTeX](table.tex)."
+    )
 
 
 def publish_page(table: pd.DataFrame, figures: Mapping[str, Captioned], output_folder: str) -> None:
