@@ -178,39 +178,33 @@ def plot_densities(runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarray]
         first axis being that of the first coordinate.
     """
     parts, extent = {"training": "density_train", "test": "density_test"}, 4
-    found = {words: plotting.select_arrays(runs, arrays, key) for words, key in parts.items()}
+    shown = {
+        (name, words): density
+        for words, key in parts.items()
+        for name, density in plotting.select_arrays(runs, arrays, key).items()
+    }
     held = plotting.finished(runs, "mutual_information").groupby("objective")["mutual_information"].first()
-    empty = set(held.index[held < EMPTY_CODE])
-    titles = {
-        f"{objective_name(name)}, {words}{': empty code' if name in empty else ''}": density
-        for words, part in found.items()
-        for name, density in part.items()
-    }
     codes = plotting.select_arrays(runs, arrays, "z")  # of test images
-    beyond = {name: np.abs(z).max(axis=1) > extent for name, z in codes.items()}
-    outside = {
-        title: f"{100 * far.mean():.0f} % outside"
-        for title, far in zip(list(titles)[len(codes) :], beyond.values(), strict=False)
-        if far.any()
-    }
-    n_columns = max(1, len(titles) // 2)
-    drawn, axes = plotting.panels(len(titles), 2.5 + 0.8 / n_columns, 2.5, n_columns, sharex=True, sharey=True)
+    n_columns = max(1, len(shown) // 2)
+    drawn, axes = plotting.panels(len(shown), 2.5 + 0.8 / n_columns, 2.5, n_columns, sharex=True, sharey=True)
     levels = np.array([0.01, 0.02, 0.04, 0.08, 0.12, 0.16, 0.24, 0.32])
     angle = np.linspace(0, 2 * np.pi, 100)
-    for ax, (title, density) in zip(axes, titles.items(), strict=False):
+    for ax, ((name, words), density) in zip(axes, shown.items(), strict=False):
         axis = np.linspace(-extent, extent, len(density))
         filled = ax.contourf(axis, axis, density.T, levels, cmap="viridis", extend="max")
         for level in levels[levels < 1 / (2 * np.pi)]:  # where the prior's density takes the same value
             radius = np.sqrt(-2 * np.log(2 * np.pi * level))
             ax.plot(radius * np.cos(angle), radius * np.sin(angle), color="0.4", lw=0.5)
-        ax.set(title=title, aspect="equal", xlabel="z₁", ylabel="z₂")
+        empty = ": empty code" if held[name] < EMPTY_CODE else ""
+        ax.set(title=f"{objective_name(name)}, {words}{empty}", aspect="equal", xlabel="z₁", ylabel="z₂")
         ax.label_outer()
-        if title in outside:
-            ax.text(0.98, 0.03, outside[title], transform=ax.transAxes, ha="right", **plotting.NOTE)
+        outside = np.mean(np.abs(codes[name]).max(axis=1) > extent) if words == "test" and name in codes else 0
+        if outside:
+            ax.text(0.98, 0.03, f"{outside:.0%} outside", transform=ax.transAxes, ha="right", **plotting.NOTE)
         if ax is axes[-1]:
             drawn.colorbar(filled, ax=axes, label="density of q(z)", fraction=0.02, ticks=levels)
     return drawn.captioned(
-        titles,
+        shown,
         "A match would fill each circle with its own colour, and so does an empty code. Holes within the circles are "
         "places that samples come from and no image was coded into; bright spots are packed more densely than under "
         "the prior. First seed.",
