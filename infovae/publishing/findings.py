@@ -22,7 +22,6 @@ from infovae.plotting import PALETTE, SEEDS_FOR_INTERVAL, by_objective, count_se
 from infovae.publishing.report import Published
 from infovae.publishing.tables import AT_CAP
 from infovae.publishing.ways import (
-    against_mmd,
     batch_statistics,
     excess_on_test_images,
     nearest_to_prior,
@@ -334,7 +333,6 @@ FINDINGS: dict[str, tuple[Callable[[pd.DataFrame], str], ...]] = {
     "comparison": (
         code_used,
         nearest_to_prior,
-        against_mmd,
         spread_against_mmd,
         excess_on_test_images,
         batch_statistics,
