@@ -32,12 +32,12 @@ OBJECTIVE_NAMES = {
 """In the order in which figures have them."""
 
 OBJECTIVE_LINES = {
-    "elbo": ("the variational autoencoder: the whole rate is charged", r"R + K"),
+    "elbo": ("the variational autoencoder: the whole rate is charged", r"R + \mathrm{rate}"),
     "averaged_elbo": (
         "what the authors’ code calls ELBO: the rate averaged over the dimensions of z, the reconstruction over pixels",
-        r"R + \tfrac{784}{d} K",
+        r"R + \tfrac{784}{d}\, \mathrm{rate}",
     ),
-    "beta_vae": ("the rate is charged several times (β = λ)", r"R + \lambda K"),
+    "beta_vae": ("the rate is charged several times (β = λ)", r"R + \lambda\, \mathrm{rate}"),
     "unregularized": ("an autoencoder with noise: nothing is charged", r"R"),
     "mmd": (
         "MMD-VAE: the maximum mean discrepancy under a Gaussian kernel, weight and width of the authors’ code",
@@ -71,12 +71,12 @@ OBJECTIVE_LINES = {
     ),
     "free_bits": (
         "the VAE with so many nats of each dimension free of charge",
-        r"R + \textstyle\sum_j \max(c, K_j)",
+        r"R + \textstyle\sum_j \max(c, \mathrm{rate}_j)",
     ),
-    "bn_vae": ("the VAE with E[z|x] batch-normalised, so that the rate cannot vanish", r"R + K"),
+    "bn_vae": ("the VAE with E[z|x] batch-normalised, so that the rate cannot vanish", r"R + \mathrm{rate}"),
     "unconditional": ("a decoder without a code: the control", r"-\log p(x)"),
 }
-"""What each objective is, and its loss in TeX: R = −E log p(x|z), K = E KL(q(z|x) ‖ p(z)), K_j that of a dimension."""
+"""What each objective is, and its loss in TeX: R = −E log p(x|z), the rate, E KL(q(z|x) ‖ p(z)), and a dimension's."""
 
 LABELS = {
     "alpha": "α",
@@ -146,7 +146,7 @@ LABELS = {
     # likelihood
     "nll": f"{_NLL}, test images",
     "nll_train": f"{_NLL}, training images",
-    "nll_gap": "bound, test − training images, nats",
+    "nll_gap": "gap of −log p(x), test − training images, nats",
     **{f"nll_{k}": f"{_NLL}, K = {k:,}" for k in (1, 10, 100, 1000, 10_000)},
     "nll_std_error": "standard error of the bound over images, nats",
     "ess_median": "effective sample size / K, median",

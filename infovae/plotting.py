@@ -56,7 +56,8 @@ class Captioned(Figure):
 
     def captioned(self, shown: Any, caption: str) -> Captioned:
         """Set how to read the figure, and return it; say so across it where there is nothing `shown`."""
-        self.caption = caption
+        uneven = any("symlog" in (ax.get_xscale(), ax.get_yscale()) for ax in self.axes)
+        self.caption = caption + " Uneven axes are linear around 0 and logarithmic beyond." * uneven
         if not len(shown):
             self.text(0.5, 0.5, "no run has a result", ha="center", va="center", fontsize=11, color="0.3")
         return self
@@ -145,17 +146,26 @@ def look(objective: str) -> dict[str, Any]:
 
 
 def draw_runs(
-    ax: Axes, runs: pd.DataFrame, x: str, metric: str, name: str, color: str, marker: str = "o", factor: float = 1.0
+    ax: Axes,
+    runs: pd.DataFrame,
+    x: str,
+    metric: str,
+    name: str,
+    color: str,
+    marker: str = "o",
+    factor: float = 1.0,
+    bars: bool = True,
 ) -> None:
     """Draw a metric against a column: each run a dot, the means a line, with thin intervals where seeds carry them.
 
     Parameters
     ----------
     factor : moves the dots along a logarithmic axis, so that objectives stand side by side.
+    bars : whether there are intervals.
     """
     groups = runs.groupby(x)[metric]
     means = groups.mean(skipna=False) if len(runs) else pd.Series(dtype=float)
-    widths = [half_width(group) if len(group) >= SEEDS_FOR_INTERVAL else np.nan for _, group in groups]
+    widths = [half_width(group) if bars and len(group) >= SEEDS_FOR_INTERVAL else np.nan for _, group in groups]
     at = means.index.to_numpy(float) * factor
     ax.plot(at, means, color=color, marker=marker, ms=4.5, lw=1.4, label=name)
     ax.errorbar(at, means, widths, fmt="none", ecolor=color, elinewidth=0.7, alpha=0.6)
@@ -284,7 +294,8 @@ def ideal(ax: Axes, value: float, name: str, right: bool = False) -> None:
     ax.axhline(value, color="0.5", lw=0.6, zorder=0.5)
     place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
     end: dict[str, Any] = {"xytext": (-3 if right else 3, 1), "ha": "right" if right else "left"}
-    ax.annotate(name, (float(right), value), va="bottom", **end, **place, **NOTE)
+    box = {"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.6}
+    ax.annotate(name, (float(right), value), va="bottom", bbox=box, **end, **place, **NOTE)
 
 
 def logarithmic(ax: Axes, linear_below: float | None, which: Literal["x", "y"] = "y") -> None:

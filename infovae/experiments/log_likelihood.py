@@ -63,16 +63,17 @@ class LogLikelihood(ImageExperiment):
 
 @plotting.figure
 def plot_bounds(runs: pd.DataFrame) -> Captioned:
-    """Return the bounds on -log p(x) against the draws K, and the tightest of each objective beside the recalled table.
+    """Return bounds on -log p(x): less that without a code, the tightest beside the recalled table, and with K draws.
 
-    The control without a code, whose log p(x) is exact, is a dashed line for each run. Each seed has images of its own,
-    so a third panel has the difference from the control of the same seed, where there is one.
+    Each seed has images of its own, so only differences of one seed tell objectives apart: the first panel has those
+    from the control without a code, where there is one. Its log p(x) is exact, a dashed line for each run.
     """
     done = plotting.finished(runs, "nll")
     draws = sorted(int(name[4:]) for name in map(str, done) if re.fullmatch(r"nll_\d+", name))
     columns = [f"nll_{k}" for k in draws]
     control = done[done["objective"] == "unconditional"].set_index("seed")["nll"]
-    drawn, (by_draws, by_objective, *paired) = plotting.panels(3 if len(control) else 2, 3.8, 3.2)
+    drawn, axes = plotting.panels(3 if len(control) else 2, 3.8, 3.2)
+    *paired, by_objective, by_draws = axes
     recalled = authors.read("likelihood").set_index("objective")["nll"]
     comparable = set(done["latent_dim"]) <= {0, 5} and set(done["dataset"]) <= {"mnist"}
     for place, (objective, group) in enumerate(plotting.by_objective(done)):
@@ -85,7 +86,7 @@ def plot_bounds(runs: pd.DataFrame) -> Captioned:
             by_draws.plot(draws, values.T, color=color, lw=0.6, marker="o", ms=3, alpha=0.5)
         excess = group.assign(place=place, excess=group["nll"] - group["seed"].map(control))
         style: dict[str, Any] = {"name": objective_name(objective), **plotting.look(objective)}
-        plotting.draw_runs(by_objective, excess, "place", "nll", **style)
+        plotting.draw_runs(by_objective, excess, "place", "nll", **style, bars=False)
         for ax in paired if objective != "unconditional" else ():
             plotting.draw_runs(ax, excess, "place", "excess", **style)
         if comparable and objective in recalled:
@@ -95,20 +96,21 @@ def plot_bounds(runs: pd.DataFrame) -> Captioned:
     for ax in paired:
         with_code = [name for name in names if name != objective_name("unconditional")]
         ax.set_xticks(range(len(with_code)), with_code, rotation=30, ha="right", rotation_mode="anchor")
-        ax.set_title("less that of no code, by seed")
+        ax.set(title="less that without a code", ylabel="nats, paired by seed")
         plotting.ideal(ax, 0, "as good as no code")
-    by_draws.set(xscale="log", xlabel="draws K of the fitted proposal", ylabel="bound on −log p(x), nats")
+    by_draws.set(xscale="log", xlabel="draws K of the fitted proposal", title="bounds with K draws")
     by_draws.set_xticks(draws, [f"{k:,}" for k in draws])
     by_draws.minorticks_off()
-    by_objective.set_title("the tightest bound")
+    by_objective.set(title="the tightest bound", ylabel="bound on −log p(x), nats")
     plotting.legend(
         drawn, {"paper (recalled, unverified)": {"marker": "D", "mfc": "none", "ls": ""}} if comparable else {}
     )
     return drawn.captioned(
         done,
-        "Lower is better. Each bound falls towards the truth as K grows: where a line still falls at its end, the "
-        f"truth is lower. {plotting.spread(runs)} Dashed: a PixelCNN without a code, whose log p(x) is exact. Right: "
-        "below 0 a code is worth something.",
+        f"Lower is better. {plotting.spread(runs)} Seeds have different test images, so only the differences of one "
+        "seed tell objectives apart: below 0 a code is worth something. Each bound falls towards the truth as K grows: "
+        "where a line still falls at its end, the truth is lower. Dashed: a PixelCNN without a code, whose log p(x) is "
+        "exact.",
     )
 
 

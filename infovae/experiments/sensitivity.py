@@ -15,7 +15,7 @@ from infovae.plotting import Captioned
 from infovae.refusals import unknown_name
 
 QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
-    "the encoder's start, over λ": {
+    "the encoder's normalisation, at each λ": {
         "mmd": {"objective": "mmd"},
         "mmd_spread": {"objective": "mmd", "encoder_norm": "spread"},
         "mmd_no_norm": {"objective": "mmd", "encoder_norm": "none"},
@@ -23,9 +23,13 @@ QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "mmd_tenth_no_norm": {"objective": "mmd", "lambda_": 78.4, "encoder_norm": "none"},
         "mmd_tenfold": {"objective": "mmd", "lambda_": 7840.0},
         "mmd_tenfold_no_norm": {"objective": "mmd", "lambda_": 7840.0, "encoder_norm": "none"},
+        "elbo": {"objective": "elbo"},
         "elbo_no_norm": {"objective": "elbo", "encoder_norm": "none"},
     },
-    "the kernel": {"mmd_flat_kernel": {"objective": "mmd", "lambda_": 1000.0, "bandwidth": "paper"}},
+    "the kernel": {
+        "mmd": {"objective": "mmd"},
+        "mmd_flat_kernel": {"objective": "mmd", "lambda_": 1000.0, "bandwidth": "paper"},
+    },
     "what is called ELBO": {"elbo": {"objective": "elbo"}, "averaged_elbo": {"objective": "averaged_elbo"}},
     "the adversary and its weight": {
         "aae": {"objective": "aae"},
@@ -40,19 +44,28 @@ QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "stein_50": {"objective": "stein", "lambda_": 50.0, "stein_bandwidth": "median", "stein_include_self": False},
     },
     "the length of training": {
+        "mmd": {"objective": "mmd"},
         "mmd_short": {"objective": "mmd", "share_of_steps": 0.1},
+        "elbo": {"objective": "elbo"},
         "elbo_short": {"objective": "elbo", "share_of_steps": 0.1},
     },
     "how z enters the decoder": {
+        "mmd": {"objective": "mmd"},
         "mmd_spatial": {"objective": "mmd", "conditioning": "spatial"},
+        "elbo": {"objective": "elbo"},
         "elbo_spatial": {"objective": "elbo", "conditioning": "spatial"},
     },
     "the encoder's standard deviation": {
+        "mmd": {"objective": "mmd"},
         "mmd_exp": {"objective": "mmd", "posterior_std": "exp"},
+        "elbo": {"objective": "elbo"},
         "elbo_exp": {"objective": "elbo", "posterior_std": "exp"},
     },
 }
-"""What is asked -> variant -> the fields that differ from the defaults; `share_of_steps` shortens the training."""
+"""What is asked -> variant -> the fields that differ from the defaults; `share_of_steps` shortens the training.
+
+A variant that others are held against stands in every question that it is a part of.
+"""
 
 VARIANTS = {name: changes for variants in QUESTIONS.values() for name, changes in variants.items()}
 
@@ -126,7 +139,8 @@ def plot_variants(runs: pd.DataFrame) -> Captioned:
     rows: list[tuple[str, str]] = []  # (variant, text); a question stands above its variants
     for question, variants in QUESTIONS.items():
         asked = [name for name in variants if name in set((done if len(done) else runs)["variant"])]
-        if len(asked) > 1:
+        own = [name for name in asked if sum(name in others for others in QUESTIONS.values()) == 1]
+        if own and len(asked) > 1:
             rows += [("", question), *((name, variant_name(name)) for name in asked)]
     drawn, axes = plotting.panels(len(metrics), 2.3, 0.23 * len(rows) + 0.5, len(metrics), sharey=True)
     for ax, (metric, (title, _)) in zip(axes, metrics.items(), strict=True):
@@ -135,12 +149,14 @@ def plot_variants(runs: pd.DataFrame) -> Captioned:
             color = plotting.PALETTE[VARIANTS[variant]["objective"]] if variant else "0"
             ax.plot(group[metric], [place] * len(group), "o", color=color, ms=4, alpha=0.7)
         ax.set_title(title)
+        if metric == "mutual_information" and "mutual_information_cap" in done:
+            ax.axvline(done["mutual_information_cap"].max(), color="0.5", lw=0.6)
     plotting.style_rows(axes, [text for _, text in rows], [linear_below for _, linear_below in metrics.values()])
     for tick, (variant, _) in zip(axes[0].get_yticklabels(), rows, strict=True):
         tick.set_fontweight("normal" if variant else "bold")
     return drawn.captioned(
         done,
         "Rows below a bold line answer one question; where fewer than two have a run it is left out. Colours are those "
-        "of the objectives. Left: the more the better, up to the cap; second and third: a match is 0; right: lower is "
-        "better.",
+        "of the objectives. Left: the more the better, up to the cap, which is a line; second and third: a match is 0; "
+        "right: lower is better.",
     )

@@ -36,6 +36,7 @@ from infovae.labels import label, objective_name
 from infovae.plotting import Captioned, Panel
 
 if TYPE_CHECKING:
+    from infovae.data.datasets import ImageData
     from infovae.runs.sweep import Task
 
 KINDS = {
@@ -211,15 +212,21 @@ def plot_densities(runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarray]
     )
 
 
-def select_images(runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return, of the smallest training set: test images, then reconstructions and samples of each objective, as means.
+def select_images(
+    runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarray]], data: ImageData
+) -> dict[str, np.ndarray]:
+    """Return, of the smallest training set: test images and what is left of them, training images and samples.
 
-    Of the first kind of pixels and the first seed; the mean is E[x|z].
+    Reconstructions and samples are means E[x|z] of each objective, of the first kind of pixels and the first seed.
     """
     chosen = {"n_train": runs["n_train"].min(), "binarization": runs["binarization"].iloc[0]}
     originals = plotting.select_arrays(runs, arrays, "originals", **chosen)
-    groups = {"test images": next(iter(originals.values()))} if originals else {}
-    for kind in ("reconstructions", "samples"):
+    shown = next(iter(originals.values()), np.empty((0, 1, 1, 1)))
+    n = int(min(len(shown), chosen["n_train"]))
+    images = {"test images": shown, "training images": data.train_images[:n, None].numpy() / 255}
+    groups: dict[str, np.ndarray] = {}
+    for words, kind in zip(images, ("reconstructions", "samples"), strict=True):
+        groups |= {words: images[words]} if originals else {}
         found = plotting.select_arrays(runs, arrays, kind, **chosen)
         groups |= {f"{objective_name(name)}: {kind}": images for name, images in found.items()}
     return groups

@@ -93,6 +93,18 @@ def traverse(model: TrainedModel, z: Array, steps: int = 10, extent: float = 2.0
     return model.decode(codes, expected=True, same_noise=True)
 
 
+def ways_between(model: TrainedModel, starts: Array, ends: Array, steps: int = 8) -> Array:
+    """Return rows of `steps` + 2 images, (n * (steps + 2), h, w): from each uint8 image of `starts` to that of `ends`.
+
+    Between the two stand pictures of codes on the straight line from E[z|x] of the one to that of the other.
+    """
+    rows = [
+        np.stack([a / 255, *model.interpolate(a, b, steps=steps, expected=True), b / 255])
+        for a, b in zip(starts, ends, strict=True)
+    ]
+    return np.concatenate(rows)
+
+
 def nearest(images: Array, among: Array) -> tuple[NDArray[np.int64], Array]:
     """Return for each image (n, h, w) which of the others (m, h, w) is nearest, and how far: Euclidean, over pixels."""
     from sklearn.metrics import pairwise_distances_argmin_min

@@ -95,8 +95,8 @@ def test_every_finding_is_said_where_its_runs_are_and_left_out_where_not() -> No
     )  # fmt: skip
     said = list_findings(published(runs) | published(runs[runs["steps"] == 1000], "divergence_comparison"))
     assert (
-        "published here, or too few: *Which objective comes nearest to the prior*, *Whose codes have the spread of the prior*, *What the"
-        in said
+        "published here, or too few: *Which objective comes nearest to the prior*, *Whose codes have the spread of the "
+        "prior*, *What the" in said
     )
     assert said.count("\n") == N_FINDINGS - 9
     assert "(1 seed) is 0.0003 on grey images so normalised, 0.0098 on the same images with the running" in said
