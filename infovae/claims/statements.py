@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from infovae.claims.intervals import holm
-from infovae.claims.verdicts import Claim, Effects, Source, judge
+from infovae.claims.verdicts import Claim, Effects, Source, every_condition, judge
 from infovae.config import AUTOREGRESSIVE, EMPTY_CODE, OBJECTIVES
 
 EMPTY_TOY_CODE = 0.1
@@ -72,6 +72,11 @@ def ledger(runs: Mapping[str, pd.DataFrame], histories: Mapping[str, pd.DataFram
     frame = pd.DataFrame([judge(c, runs.get(c.experiment), given.get(c.experiment)) for c in CLAIMS.values()])
     frame.insert(list(frame).index("p") + 1, "p_ledger", holm(frame["p"]))
     return frame
+
+
+def conditions(runs: Mapping[str, pd.DataFrame], histories: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return each condition of each claim, a row each, as `ledger` judges them: one row of it shows but one."""
+    return pd.concat(every_condition(c, runs.get(c.experiment), histories.get(c.experiment)) for c in CLAIMS.values())
 
 
 # What the statements share
@@ -152,16 +157,17 @@ def extreme(runs: pd.DataFrame, column: str, end: Literal["min", "max"]) -> pd.D
 
 
 def used_and_matched(runs: pd.DataFrame, condition: str, **where: Any) -> Effects:
-    """Return, of codes under a PixelCNN decoder, three ratios: what is in the code, what is read, how it matches.
+    """Return, of codes under a PixelCNN decoder, what is in the code, what is read, and how it matches; above 1 each.
 
     I(x;z) and what the reconstruction loses when a draw of the prior takes the code's place, both over EMPTY_CODE, and
-    MATCHED / squared MMD. During training, and of the authors, what is read is not known.
+    exp(1 - squared MMD / MATCHED): its logarithm, which is averaged, falls evenly with the squared MMD. During
+    training, and of the authors, what is read is not known.
     """
     runs = under_pixelcnn(runs)
     information, squared_mmd = (values(runs, m, condition, **where) for m in ("mutual_information", "squared_mmd"))
     parts = {
         "information": information / EMPTY_CODE,
-        "match": MATCHED / squared_mmd.abs().clip(lower=LEAST_SQUARED_MMD),
+        "match": np.exp(1 - squared_mmd.abs() / MATCHED),
     }
     if "reconstruction_nll_prior" in runs:
         own, other = (values(runs, f"reconstruction_nll{end}", condition, **where) for end in ("", "_prior"))
@@ -171,7 +177,7 @@ def used_and_matched(runs: pd.DataFrame, condition: str, **where: Any) -> Effect
 
 # The statements
 
-USE_AND_MATCH = ": I(x;z) / 1 nat; nats lost with a draw of the prior as code / 1 nat; 0.08 / squared MMD"
+USE_AND_MATCH = ": I(x;z) / 1 nat; nats lost with a draw of the prior as code / 1 nat; exp(1 - squared MMD / 0.08)"
 
 toy = partial(claim, "amortized_inference")
 variance = partial(claim, "variance_overestimation")
@@ -274,6 +280,8 @@ def vae_ignores_z(runs: pd.DataFrame) -> Effects:
 def infovae_uses_z(runs: pd.DataFrame) -> Effects:
     """InfoVAE at alpha = 1 uses its code and matches the prior, whatever the decoder's receptive field."""
     mmd: dict[str, Any] = {"objective": "mmd", "alpha": 1, "lambda_": OBJECTIVES["mmd"]["lambda_"]}
+    if runs["receptive_radius"].nunique() < 2:
+        raise KeyError("receptive_radius")  # of one radius the statement is that of the comparison
     return used_and_matched(default_encoder(runs), "receptive_radius", **mmd)
 
 

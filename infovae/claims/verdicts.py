@@ -11,15 +11,16 @@ The rule, for a statement about K conditions (a statement about an average has K
   where the mean lies beyond the bound, p-value and interval are adjusted, those of the least p-value most.
   An interval beyond the bound refutes the statement. Else it is open.
 - A condition with a NaN effect or a single seed has p = 1. It can neither confirm nor refute.
-- The decisive condition is the first that refutes and stays (below), else the first that refutes, else the one with the
-  largest p-value of those that do not hold, of all if all hold.
+- The decisive condition is the first that refutes and stays (below), else the first that refutes. Where none does it is
+  the one with the least p-value of those whose mean lies beyond the bound, else the one with the largest p-value of
+  those that do not hold, of all if all hold.
 - A verdict is open if the effect, as it is watched during training, changed its side of the bound in the second half,
   or was missing at half since a code was empty: of a refutation in the decisive condition, else in the least
   favourable. What is watched are validation images, at half and at the end. They stand for test images; a statement
   about training images is not watched.
-- So is a refutation that more training may undo: where the last doubling of the steps, or the one before, moved the
-  effect towards the bound, and the faster of the two paces would take it across within the steps of the authors
-  (`AUTHORS_STEPS`). In the last doubling the learning rate falls, and with it the pace.
+- So is a verdict that more training may undo, either way: where the last doubling of the steps, or the one before,
+  moved the effect towards the bound, and the faster of the two paces would take it across within the steps of the
+  authors (`AUTHORS_STEPS`). In the last doubling the learning rate falls, and with it the pace.
 - A statement that names more conditions than were run is judged in those that were: `measured_in` has them. A condition
   that was run in one seed counts as not run where another was run in more: its other seeds are still to come.
 """
@@ -108,7 +109,7 @@ class Claim:
 def judge(claim: Claim, runs: pd.DataFrame | None, history: pd.DataFrame | None = None) -> dict[str, Any]:
     """Return a claim's row of the ledger from all runs of its experiment."""
     effects = _several_seeds(_measure(claim, runs, history))
-    conditions = _conditions(claim, effects)
+    conditions = judge_conditions(claim, effects)
     watched = [_several_seeds(_measure(claim, runs, history, part)) for part in (0.25, 0.5, 1)]
     candidates = [(row, *_watch(claim, row, watched, runs)) for row in _decisive(conditions)]
     decisive, course, undone = next((found for found in candidates if not found[2]), candidates[0])
@@ -141,11 +142,18 @@ def judge(claim: Claim, runs: pd.DataFrame | None, history: pd.DataFrame | None 
     }
 
 
+def every_condition(claim: Claim, runs: pd.DataFrame | None, history: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return a row for each condition of a claim, see `judge_conditions`; none where it was not measured."""
+    found = judge_conditions(claim, _several_seeds(_measure(claim, runs, history)))
+    found.insert(0, "claim", claim.name)
+    return found.rename_axis("condition").reset_index()
+
+
 def _decisive(conditions: pd.DataFrame) -> list[pd.Series]:
     """Return the rows of the conditions that the verdict may rest on, the first if it can; an empty one if none is."""
     refuting, not_holding = conditions[conditions["side"] < 0], conditions[conditions["side"] <= 0]
-    rows = not_holding if len(not_holding) else conditions
-    weakest = rows.sort_values("p", kind="stable")[-1:]
+    beyond, rows = conditions[conditions["beyond"]], not_holding if len(not_holding) else conditions
+    weakest = beyond[:1] if len(beyond) else rows.sort_values("p", kind="stable")[-1:]
     found = refuting if len(refuting) else weakest
     return [row for _, row in found.iterrows()] or [pd.Series(dtype=float)]
 
@@ -166,11 +174,13 @@ def _watch(claim: Claim, decisive: pd.Series, watched: list[Effects], runs: pd.D
     if not decisive.get("side", 0):
         return course, ""
     if _turned(claim, course):
-        return course, "its sign changed in the second half of training"
+        whither = "" if decisive["side"] > 0 else ", against the statement"
+        return course, f"its sign changed in the second half of training{whither}"
     if len(watched[1]) and math.isnan(half) and not math.isnan(end):
         return course, "a code was empty at half of training"
-    if decisive["side"] < 0 and _may_come(claim, decisive["mean"], course, runs):
-        return course, "it may hold after as many steps as the authors'"
+    holds = decisive["side"] > 0
+    if _may_cross(claim, end if holds else decisive["mean"], course, runs):
+        return course, f"it may {'not ' if holds else ''}hold after as many steps as the authors'"
     return course, ""
 
 
@@ -190,21 +200,22 @@ def _verdict(decisive: pd.Series) -> tuple[Verdict, str]:
     return "inconclusive", "the interval holds the bound" if decisive["n_seeds"] > 1 else "one seed"
 
 
-def _may_come(claim: Claim, mean: float, course: Course, runs: pd.DataFrame | None) -> bool:
+def _may_cross(claim: Claim, mean: float, course: Course, runs: pd.DataFrame | None) -> bool:
     """Return whether the faster pace of the last two doublings of the steps would take the mean across the bound."""
     if runs is None:
         return False
     steps = AUTHORS_STEPS.get(claim.experiment, AUTHORS_STEPS_ELSEWHERE)
     doublings = max(0.0, math.log2(steps / runs["steps"].max()))
-    towards = np.fmax(*(claim.sign * np.diff(claim.scale(np.array(course)))))  # NaN where the history lacks both
-    return bool(towards * doublings > claim.sign * (claim.scale(claim.bound) - claim.scale(mean)))
+    distance = claim.scale(claim.bound) - claim.scale(mean)
+    paces = np.sign(distance) * np.diff(claim.scale(np.array(course)))
+    return bool(np.fmax(*paces) * doublings > abs(distance))  # NaN where the history lacks both
 
 
-def _conditions(claim: Claim, effects: Effects) -> pd.DataFrame:
-    """Return a row per condition, the least p-value first: mean, interval, p-value, and `side`.
+def judge_conditions(claim: Claim, effects: Effects) -> pd.DataFrame:
+    """Return a row per condition, the least p-value first: mean, interval, p-value, `side` and `beyond`.
 
-    `side` is +1 where the interval lies where the claim holds, -1 where it lies beyond the bound, else 0. Where the
-    mean lies beyond the bound, interval and p-value are adjusted by Holm's procedure.
+    `side` is +1 where the interval lies where the claim holds, -1 where it lies beyond the bound, else 0; `beyond` says
+    whether the mean does. There interval and p-value are adjusted by Holm's procedure.
     """
     groups = {name: group for name, group in claim.scale(effects).groupby(_labels(effects), sort=False)}
     raw = {n: 1.0 if g.isna().any() else p_value(g - claim.scale(claim.bound)) for n, g in groups.items()}
@@ -221,11 +232,11 @@ def _conditions(claim: Claim, effects: Effects) -> pd.DataFrame:
         rows[name] = {column: claim.unscale(number) for column, number in numbers.items()}
         rows[name] |= {"n_seeds": len(kept), "n_dropped": len(groups[name]) - len(kept)}
         rows[name]["p"] = adjusted[name] if beyond else raw[name]
-        rows[name]["side"] = -1 if beyond else 1
-    columns = ["mean", "ci95_low", "ci95_high", "n_seeds", "n_dropped", "p", "side"]
+        rows[name] |= {"side": -1 if beyond else 1, "beyond": beyond}
+    columns = ["mean", "ci95_low", "ci95_high", "n_seeds", "n_dropped", "p", "side", "beyond"]
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     frame["side"] = frame["side"].where(frame["p"] < LEVEL, 0)
-    return frame
+    return frame.astype({"beyond": bool})
 
 
 def _several_seeds(effects: Effects) -> Effects:

@@ -24,11 +24,14 @@ def jensen_critic_loss(logits_prior: Tensor, logits_code: Tensor) -> Tensor:
 
 
 def jensen_code_loss(logits_code: Tensor, saturating: bool) -> Tensor:
-    """Return the encoder's part of the Jensen-Shannon divergence, in nats.
+    """Return the encoder's part of the Jensen-Shannon divergence, in nats, or of a divergence that does not saturate.
 
     Saturating (minimax): E_q log sigmoid(-T) / 2, whose gradient is that of JS(q, p) at the best critic, but vanishes
-    where the critic is sure. Otherwise -E_q log sigmoid(T) / 2, which has the same gradient at q = p (T = 0) and a
-    strong one where the critic is sure. The factor 1/2 is that of JS, so the weight on it multiplies JS in nats.
+    where the critic is sure: JS is at most log 2.
+
+    DEVIATION: otherwise, and by default, -E_q log sigmoid(T) / 2. At the best critic its gradient is that of
+    KL(q||p) / 2 - JS(q, p), which has no upper bound (Arjovsky and Bottou 2017, theorem 2.5). Near a match the two
+    gradients agree to the first order, so there the weight multiplies JS in nats.
     """
     return (-softplus(logits_code) if saturating else softplus(-logits_code)).mean() / 2
 
