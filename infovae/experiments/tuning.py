@@ -122,6 +122,7 @@ def plot_tuning(runs: pd.DataFrame, learning_rate: float, seconds_at_most: float
     plotting.draw_objectives(by_rate, usual, "learning_rate", "loss")
     by_size.set(xlabel=label("train_seconds"), ylabel="loss on validation images, nats", title="size of the decoder")
     by_size.margins(0.4, 0.2)
+    by_size.set_xlim(left=0)
     by_size.axvline(seconds_at_most, color="0.5", lw=0.6)
     by_size.annotate("allowed ", (seconds_at_most, 0.97), xycoords=by_size.get_xaxis_transform(), ha="right", va="top",
                      **plotting.NOTE)  # fmt: skip
@@ -130,5 +131,5 @@ def plot_tuning(runs: pd.DataFrame, learning_rate: float, seconds_at_most: float
     return drawn.captioned(
         done,
         "The loss is the reconstruction plus (1 − α) of the rate. Left: lower and further left is better; a size that "
-        "several objectives have is named once. Right: lower is better.",
+        "several objectives have is named once. Right: lower is better; the losses of two objectives are two quantities.",
     )
