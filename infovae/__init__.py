@@ -21,6 +21,13 @@ __version__ = "0.1.0"
 _HOMES = {"load": "infovae.trained.models", "InfoVAE": "infovae.trained.transformer"}
 
 
+__all__ = [*_HOMES]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -100,11 +100,10 @@ gradient in the mean of a code N(m, I), 100 samples in 10 dimensions with |m| = 
 (67; theirs 67, 64 and 67); `chi2`, twice the KL divergence near a match, has the weight of `kl`.
 """
 
-ObjectiveName = Literal[
-    "elbo", "averaged_elbo", "beta_vae", "unregularized", "mmd", "stein", "wasserstein", "jensen", "aae", "kl",
-    "mmd_annealed", "chi2", "energy", "sinkhorn", "sliced_wasserstein", "mmd_adaptive", "free_bits", "bn_vae",
-    "unconditional",
-]  # fmt: skip
+if TYPE_CHECKING:
+    ObjectiveName = str
+else:
+    ObjectiveName = Literal[tuple(OBJECTIVES)]
 
 
 def divergence_weight(alpha: float, lambda_: float) -> float:
@@ -144,6 +143,7 @@ class RunConfig(Settings):
     n_prior_draws : draws of the prior that the MMD compares the codes of a batch with.
     stein_include_self : whether a code's own kernel term is in its Stein direction, see `divergences.stein_direction`.
     critic_learning_rate, critic_steps : the adversary's own optimiser, and its updates per step of the model.
+    saturating : whether the Jensen adversary's loss is that of minimax, see `adversarial.jensen_code_loss`.
     sinkhorn_blur, n_projections : of the Sinkhorn and the sliced Wasserstein divergence.
     mmd_target : when given, lambda_ is steered between `lambda_start` and `lambda_` so that the MMD of a batch stays at
         this multiple of its null level, see `objective.AdaptiveLambda`; `lambda_warmup` limits how fast.
@@ -259,7 +259,7 @@ class RunConfig(Settings):
         no_code = self.latent_dim == 0
         if no_code != (self.objective == "unconditional") or (no_code and not autoregressive):
             given = f"latent_dim={self.latent_dim}, objective {self.objective!r}, decoder {self.decoder!r}"
-            needs = "it needs latent_dim=0 and decoder 'pixelcnn', and nothing else may have latent_dim=0"
+            needs = "it needs latent_dim=0 and a decoder such as 'pixelcnn', and nothing else may have latent_dim=0"
             raise ValueError(f"objective 'unconditional' has no code: {needs}, got {given}")
         if len({self.dataset == "two_points", self.encoder == "scalar", self.decoder == "scalar"}) > 1:
             raise ValueError(

@@ -12,6 +12,10 @@ from infovae.refusals import ParameterError
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 
+PART = ".*." + 8 * "[0-9a-f]"
+"""Names of files that `write_atomically` has not written to their end; a killed process may leave one."""
+
+
 class WriteError(RuntimeError):
     """A file or a folder cannot be written; the message says which, why and what to do."""
 

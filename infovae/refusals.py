@@ -31,7 +31,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """Turn a validation error into lines that name the parameter, its value, what is allowed and the closest name."""
     lines = []
     items = error.errors(include_url=False)
-    refused_items = {item["loc"][:-1] for item in items}
+    refused_items = {item["loc"][:depth] for item in items for depth in range(len(item["loc"]))}
     for item in items:
         if item["type"] == "default_factory_not_called":
             continue  # a default that follows from what was refused

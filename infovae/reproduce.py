@@ -170,7 +170,7 @@ def report(profile: str, folder: Path) -> None:
 def verify(profile: str) -> tuple[list[Comparison], list[str]]:
     """Reproduce a profile from an empty store, in a folder of its own, and compare it with the committed results.
 
-    The folder lies in the user's store, so that what was stopped goes on, and is removed after the comparison.
+    The folder lies in the user's store, so that what was stopped goes on. It is removed where all went well and agrees.
 
     Returns
     -------
@@ -190,8 +190,10 @@ def verify(profile: str) -> tuple[list[Comparison], list[str]]:
     with environment({"INFOVAE_STORE": f"{folder}/store", "INFOVAE_RESULTS": f"{folder}/results"}):
         problems = reproduce(profile, reproduced)
     compared = compare(committed, reproduced)
-    shutil.rmtree(folder)
-    return compared, problems
+    if not problems and all(comparison.outcome != "different" for comparison in compared):
+        shutil.rmtree(folder)
+        return compared, []
+    return compared, [*problems, f"what was trained stays in {folder}: delete it to begin anew"]
 
 
 def run_experiment(name: str, parameters: dict[str, Any], folder: Path) -> tuple[Path, list[str]]:

@@ -66,7 +66,7 @@ class Training:
         validation = data.validation_images[:N_MEASURED].to(device)
         self.validation = observe(validation, config.binarization, self.own_generator)
         with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it is
-            torch.manual_seed(config.seed)
+            torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would seed the GPUs too
             self.model = build_model(config, (images.shape[1], images.shape[2])).to(device)
             self.divergence = make_divergence(config, device)
         if config.encoder_norm == "spread" and config.latent_dim:

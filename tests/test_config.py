@@ -31,7 +31,7 @@ WEIGHTS = {  # paper, section "Special cases": (1 - alpha, lambda_ + alpha - 1)
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_named_objectives_have_the_papers_weights(name: str) -> None:
-    config = RunConfig(objective=name)  # type: ignore[arg-type]
+    config = RunConfig(objective=name)
     assert (1 - config.alpha, config.divergence_weight) == pytest.approx(WEIGHTS[name])
 
 
@@ -43,7 +43,7 @@ def test_averaged_elbo_charges_pixels_per_dimension(dim: int) -> None:
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_named_objective_is_valid(name: str) -> None:
-    config = RunConfig(objective=name)  # type: ignore[arg-type]
+    config = RunConfig(objective=name)
     assert config.divergence_weight >= 0
 
 

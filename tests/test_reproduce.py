@@ -191,5 +191,9 @@ def test_a_stopped_verification_goes_on_where_it_was(tmp_path: Path, monkeypatch
     monkeypatch.setattr("infovae.publishing.verify.compare", lambda old, new: [])
     with pytest.raises(KeyboardInterrupt):
         reproduce.verify("smoke")
-    assert reproduce.verify("smoke") == ([], ["a problem"])
-    assert seen == [[], ["run 1"]] and not list(tmp_path.glob("store/verify/*"))
+    _, problems = reproduce.verify("smoke")
+    assert problems[0] == "a problem" and "begin anew" in problems[1]
+    assert seen == [[], ["run 1"]] and list(tmp_path.glob("store/verify/smoke/store/run 2"))
+    monkeypatch.setattr(reproduce, "reproduce", lambda profile, folder: [])
+    assert reproduce.verify("smoke") == ([], [])
+    assert not list(tmp_path.glob("store/verify/*"))

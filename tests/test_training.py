@@ -2,6 +2,7 @@
 
 import shutil
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -269,3 +270,63 @@ def test_compiled_training_differs_by_rounding_alone(digits: ImageData, monkeypa
         other = plain.model.state_dict()[name].double()
         change = (other - start[name]).norm().item()
         assert (value.double() - other).norm().item() <= 1e-3 * change, name
+
+
+CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
+    "alpha": ({"objective": "mmd"}, 0.5),
+    "lambda_": ({"objective": "mmd"}, 10.0),
+    "divergence": ({"objective": "mmd"}, "kl"),
+    "lambda_start": ({"objective": "mmd"}, 1.0),
+    "lambda_warmup": ({"objective": "mmd_annealed"}, 0.9),
+    "kernel": ({"objective": "mmd"}, "imq"),
+    "bandwidth": ({"objective": "mmd"}, "median"),
+    "n_prior_draws": ({"objective": "mmd"}, 25),
+    "stein_bandwidth": ({"objective": "stein"}, "median"),
+    "stein_include_self": ({"objective": "stein"}, False),
+    "critic_learning_rate": ({"objective": "wasserstein"}, 1e-2),
+    "critic_steps": ({"objective": "wasserstein"}, 2),
+    "saturating": ({"objective": "jensen"}, True),
+    "sinkhorn_blur": ({"objective": "sinkhorn"}, 2.0),
+    "n_projections": ({"objective": "sliced_wasserstein"}, 5),
+    "mmd_target": ({"objective": "mmd_adaptive"}, 3.0),
+    "free_bits": ({}, 9.0),
+    "encoder": ({}, "dense"),
+    "encoder_width": ({}, 8),
+    "encoder_norm": ({}, "none"),
+    "posterior_std": ({}, "exp"),
+    "mean_scale": ({}, 0.5),
+    "latent_dim": ({}, 3),
+    "decoder": ({}, "conv"),
+    "decoder_min_std": ({"dataset": "two_points", "encoder": "scalar", "decoder": "scalar", "latent_dim": 1}, 1.0),
+    "conditioning": ({}, "spatial"),
+    "pixelcnn_channels": ({}, 8),
+    "pixelcnn_layers": ({}, 2),
+    "receptive_radius": ({}, 5),
+    "batch_size": ({}, 20),
+    "learning_rate": ({}, 1e-2),
+    "learning_rate_decay": ({}, False),
+    "optimizer": ({}, "rmsprop"),
+    "gradient_clip": ({}, 1e-3),
+    "precision": ({"precision": "float32"}, "bfloat16"),
+    "steps": ({}, 5),
+    "seed": ({}, 1),
+    "n_train": ({}, 400),
+    "binarization": ({"decoder": "conv"}, "none"),
+}
+"""Setting -> settings under which it matters, and a value that is not the one that it has there."""
+
+
+@pytest.mark.parametrize("name", sorted(CHANGES))
+def test_every_setting_reaches_the_training(name: str, digits: ImageData) -> None:
+    shared, value = CHANGES[name]
+    weights = []
+    for changes in ({}, {name: value}):
+        config = tiny(**{"steps": 4, **shared, **changes})
+        data = datasets.load(config.dataset) if config.dataset == "two_points" else digits
+        weights.append([w.flatten() for w in train(config, data, CPU).model.parameters()])
+    first, second = map(torch.cat, weights)
+    assert first.shape != second.shape or not torch.equal(first, second)
+
+
+def test_no_setting_is_left_out_of_that() -> None:
+    assert set(CHANGES) == set(RunConfig.model_fields) - {"dataset", "objective"}  # these two choose among others

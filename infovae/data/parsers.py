@@ -76,7 +76,7 @@ def read_own_images(path: Path) -> OwnImages:
     with _about(path):
         if not path.is_dir():
             images, labels, n_test = _read_npz(path)
-        elif idx_files := {key: file for file in sorted(path.iterdir(), reverse=True) if (key := _idx_key(file))}:
+        elif idx_files := _find_idx_files(path):
             images, labels, n_test = _read_idx_files(idx_files)
         else:
             images, labels, n_test = _read_pictures(path)
@@ -129,6 +129,9 @@ def to_idx(array: NDArray[np.uint8]) -> bytes:
     return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
+OTHER_PICTURES = (".bmp", ".gif", ".pgm", ".tif", ".tiff", ".webp")
+"""Endings of pictures that are not read: left out without a word they would be missed."""
+
 Read = tuple[NDArray[Any], NDArray[Any] | None, int]
 """Images and labels as they were found, and the number of test images."""
 
@@ -153,7 +156,19 @@ def _read_npz(path: Path) -> Read:
     return found["images"], found.get("labels"), int(found.get("n_test", 0))
 
 
+def _find_idx_files(folder: Path) -> dict[tuple[str, str], Path]:
+    """Return (part, kind) -> its idx file; a file and its gzipped copy are one."""
+    found: dict[tuple[str, str], Path] = {}
+    for file in sorted(folder.iterdir(), reverse=True):
+        key = _idx_key(file)
+        if key and found.setdefault(key, file).name.removesuffix(".gz") != file.name.removesuffix(".gz"):
+            raise DataError(f"expected one set of idx files, found {file.name} and {found[key].name}")
+    return found
+
+
 def _idx_key(path: Path) -> tuple[str, str] | None:
+    if path.name.startswith("."):
+        return None
     match = re.search(r"(train|t10k|test)\W?(images|labels).*(idx|ubyte)", path.name)
     return ("train" if match[1] == "train" else "test", match[2]) if match else None
 
@@ -198,8 +213,10 @@ def _read_pictures(folder: Path) -> Read:
 
 
 def _pictures_in(folder: Path) -> list[Path]:
-    found = (path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
-    return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+    files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    if others := sorted(path.name for path in files if path.suffix.lower() in OTHER_PICTURES):
+        raise DataError(f"expected PNG or JPEG pictures, found {others[0]}: convert it, or take it out")
+    return sorted(path for path in files if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
 
 
 def _read_picture(path: Path) -> NDArray[np.uint8]:

@@ -211,7 +211,7 @@ def train_classifier(
         torch.set_num_threads(1)
     generator = torch.Generator(device).manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         classifier = Classifier((images.shape[1], images.shape[2]), int(labels.max()) + 1).to(device)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=learning_rate, fused=True)
     windows, labels = _shifted_windows(images.to(device)), labels.to(device)

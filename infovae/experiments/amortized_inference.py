@@ -108,7 +108,7 @@ def plot_posteriors(runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarray
 
 def draw_posteriors(ax: Axes, kept: Mapping[str, Any]) -> None:
     """Draw one panel of `plot_posteriors`, from what `quadrature.posterior_densities` returns."""
-    minus, plus = kept["q_z_given_x"] @ kept["z"] / kept["q_z_given_x"].sum(1)  # on an even grid
+    minus, plus = kept["q_z_given_x"] @ kept["z"] / kept["q_z_given_x"].sum(1)  # which is on the right
     z = kept["z"] if plus >= minus else -kept["z"]
     colors = (plotting.PALETTE["jensen"], plotting.PALETTE["stein"])
     for x, q, p, color in zip(("−1", "+1"), kept["q_z_given_x"], kept["p_z_given_x"], colors, strict=True):

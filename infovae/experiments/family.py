@@ -48,7 +48,7 @@ class Family(ImageExperiment):
         "nll", "ess_median", "train_seconds",
     )  # fmt: skip
 
-    objectives: Several[ObjectiveName] = tuple(n for n in OBJECTIVE_LINES if n != "unconditional")  # type: ignore[misc]
+    objectives: Several[ObjectiveName] = tuple(n for n in OBJECTIVE_LINES if n != "unconditional")
     latent_dims: Several[LatentDim] = (2, HEADLINE_DIM)
     seeds: Several[Seed] = (0, 1)
     steps: Count = 500

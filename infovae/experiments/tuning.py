@@ -131,5 +131,5 @@ def plot_tuning(runs: pd.DataFrame, learning_rate: float, seconds_at_most: float
     return drawn.captioned(
         done,
         "The loss is the reconstruction plus (1 − α) of the rate. Left: lower and further left is better; a size that "
-        "several objectives have is named once. Right: lower is better; the losses of two objectives are two quantities.",
+        "several objectives have is named once. Right: lower is better; losses of two objectives are two quantities.",
     )

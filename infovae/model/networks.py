@@ -139,7 +139,7 @@ class GaussianDecoder(Decoder):
 
     Their sigmoids are the mean and the standard deviation of each pixel, the latter at least `MIN_PIXEL_STD`: as in the
     authors' script. Where images are few, what the ELBO gains from small deviations is what drives its codes apart
-    (paper, variance over-estimation). With a linear mean, as here until 29 November 2026, they did not come apart.
+    (paper, variance over-estimation). With a linear mean they did not come apart.
     """
 
     def __init__(self, body: nn.Module) -> None:

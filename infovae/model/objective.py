@@ -181,9 +181,11 @@ def _without_critic(config: RunConfig, z: Tensor, q_z_given_x: Gaussian, generat
     prior = _draw_prior(len(z), z, generator)
     if config.divergence == "sliced_wasserstein":
         return divergences.sliced_wasserstein(z, prior, config.n_projections, generator)
-    # of the prior and of codes about as wide; given, so that the solver need not wait for the device to measure it
-    diameter = 4 * (math.sqrt(config.latent_dim) + 2)
-    return divergences.sinkhorn_energy(z, prior, config.sinkhorn_blur, diameter)
+    if config.divergence == "sinkhorn":
+        # of the prior and of codes about as wide; given, so that the solver need not wait for the device to measure it
+        diameter = 4 * (math.sqrt(config.latent_dim) + 2)
+        return divergences.sinkhorn_energy(z, prior, config.sinkhorn_blur, diameter)
+    raise ValueError(f"no function is written for the divergence {config.divergence!r}")
 
 
 def _draw_prior(n: int, z: Tensor, generator: torch.Generator) -> Tensor:

@@ -24,7 +24,7 @@ from types import MappingProxyType
 from typing import Any
 
 from infovae.experiments import Experiment
-from infovae.paths import PROJECT_ROOT, WriteError, write_atomically
+from infovae.paths import PART, PROJECT_ROOT, WriteError, write_atomically
 from infovae.publishing.report import format_command, require_published
 from infovae.publishing.site import render_markdown, render_notebook
 from infovae.publishing.tables import write_tables
@@ -179,7 +179,7 @@ def require_source(notebook: str) -> None:
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Keep other commands out of a folder; on entry, remove the staging folders that a killed one left in it.
+    """Keep other commands out of a folder; on entry, remove what a killed one left: staging folders, parts of files.
 
     The lock is the system's, so that it ends with this process, however that ends; its file names the process.
 
@@ -205,6 +205,8 @@ def hold(folder: Path) -> Iterator[None]:
             file.flush()
             for leftover in folder.glob("**/.staging-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
+            for leftover in folder.glob(f"**/{PART}"):
+                leftover.unlink(missing_ok=True)
             try:
                 yield
             finally:

@@ -169,7 +169,9 @@ class _Driver:
 
     def _submit(self, job: Job, address: str) -> None:
         name = f"{job.key}-{secrets.token_hex(8)}"
-        if job.dataset not in self.data:  # as the result of a task, so that it outlives the worker that holds it
+        held = self.data.get(job.dataset)
+        if held is None or held.status in ("error", "cancelled", "lost"):  # a worker may have died as it took it
+            # as the result of a task, so that it outlives the worker that holds it
             self.data[job.dataset] = self.client.submit(worker.keep, self.load(job.dataset), pure=False)
         if not self.seconds:
             self.bar.reset()  # what is left is estimated from work, not from the start of the workers

@@ -64,7 +64,11 @@ def do_run(
     Beside each evaluation are the weights of the classifier that it needs, if any.
     """
     if weights is None:
-        weights, training = train(job, data, config, state, checkpoint_seconds)
+        try:
+            weights, training = train(job, data, config, state, checkpoint_seconds)
+        except Exception:
+            take(job)  # nobody will ask for its checkpoint
+            raise
         _post(job, "run", (weights, training), tell=bool(evaluations))
     for number, (evaluation, classifier) in enumerate(evaluations, 1):
         try:

@@ -27,8 +27,9 @@ Models = dict[str, TrainedModel]
 def load_each(folder: str | Path, latent_dim: int, exactly: bool = False, **selection: Any) -> Models:
     """Return objective -> its model, in the order of the palette, all of one data set and one latent dimension.
 
-    The dimension is the nearest to `latent_dim` that there is, or with `exactly` that one alone: then there may be no
-    model. Of several runs of an objective the first is taken, in the order of `selection.by_experiment`.
+    Experiments are in the order of `selection.by_experiment`. Of the dimensions of the first one it is the nearest to
+    `latent_dim`, or with `exactly` that one alone: then there may be no model. Of several runs of an objective the
+    first is taken.
 
     Raises
     ------

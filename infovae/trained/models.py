@@ -40,10 +40,11 @@ Array = NDArray[Any]
 class TrainedModel:
     """A trained model on NumPy arrays.
 
-    Images are (n, height, width): uint8 grey values, floats from 0 to 1, or bools; what the model was trained on was
-    padded to multiples of 4 pixels, and so are they. A model of binary images sees a grey pixel of value v as on where
-    v exceeds a uniform number. There is one field of uniforms for each `seed`, so that an image is seen in the same way
-    wherever it stands. What is returned is float32 unless said otherwise. A `DataError` says what is wrong with images.
+    Images are (n, height, width): uint8 grey values, floats from 0 to 1, or bools. To a model of one's own images they
+    are padded to multiples of 4 pixels, as those were. A model of binary images sees a grey pixel of value v as on
+    where v exceeds a uniform number. There is one field of uniforms for each `seed`, so that an image is seen in the
+    same way wherever it stands. What is returned is float32 unless said otherwise. A `DataError` says what is wrong
+    with images.
 
     Attributes
     ----------
@@ -138,7 +139,8 @@ class TrainedModel:
     def _see(self, images: Array, seed: int) -> Tensor:
         """Return images as the model sees them, float32 (n, 1, H, W), on its device."""
         values = grey_values(np.asarray(images))
-        values = values if values.shape[1:] == self.image_shape else pad(values)
+        if self.config.dataset not in sources.DATASETS:  # its images were padded
+            values = values if values.shape[1:] == self.image_shape else pad(values)
         grey = torch.from_numpy(values)[:, None].float() / 255
         if tuple(grey.shape[2:]) != self.image_shape:
             raise DataError(f"expected images of {self.image_shape}, found {images.shape[1:]} (height, width)")
@@ -198,7 +200,8 @@ def train_model(images: Array, **settings: Any) -> TrainedModel:
         if name in settings:
             raise ParameterError(f"{name} follows from the array of images: leave it out")
     try:
-        config = RunConfig(**settings).model_copy(update={"dataset": "array", "n_train": len(grey)})
+        plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
+        config = RunConfig(**plain).model_copy(update={"dataset": "array", "n_train": len(grey)})
     except ValidationError as error:
         raise ParameterError(explain(error, RunConfig)) from None
     x, y = torch.from_numpy(grey), torch.full((len(grey),), -1)
@@ -229,7 +232,8 @@ def load_found(run: Found) -> TrainedModel:
     try:
         config = RunConfig.model_validate(record["config"])
         shape = sources.facts(config.dataset).image_shape
-        model = build_model(config, shape)
+        with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it is
+            model = build_model(config, shape)
         model.load_state_dict(load_tensors(content))
     except ValidationError as error:
         raise ParameterError(f"{run.record}: {explain(error, RunConfig)}") from None

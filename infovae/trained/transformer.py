@@ -8,14 +8,14 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from infovae.data.parsers import DataError
 from infovae.trained.models import train_model
 
 
-class InfoVAE(TransformerMixin, BaseEstimator):
+class InfoVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Images to codes E[z|x]: `fit` trains on all images that it is given.
 
     X is (n, height * width) with square images, or (n, height, width): uint8, or floats from 0 to 1. They are padded to
@@ -35,14 +35,20 @@ class InfoVAE(TransformerMixin, BaseEstimator):
 
     def fit(self, X: NDArray[Any], y: object = None) -> Self:
         """Train on the images; y is not looked at."""
+        images = _as_images(X)
         settings = {name: value for name, value in self.get_params().items() if name != "overrides"}
-        self.trained_ = train_model(_as_images(X), **{**settings, **(self.overrides or {})})
+        self.trained_ = train_model(images, **{**settings, **(self.overrides or {})})
+        self.image_shape_, self.n_features_in_ = images.shape[1:], math.prod(images.shape[1:])
+        self._n_features_out = self.trained_.config.latent_dim
         return self
 
     def transform(self, X: NDArray[Any]) -> NDArray[Any]:
         """Return the codes, float32, (n, latent_dim)."""
         check_is_fitted(self)
-        return self.trained_.encode(_as_images(X))
+        images = _as_images(X)
+        if images.shape[1:] != self.image_shape_:
+            raise DataError(f"expected images of {self.image_shape_}, found {images.shape[1:]} (height, width)")
+        return self.trained_.encode(images)
 
 
 def _as_images(X: NDArray[Any]) -> NDArray[Any]:

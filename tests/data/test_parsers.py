@@ -288,6 +288,7 @@ REFUSED: list[tuple[str, Callable[[Path], Path], str]] = [
     ("mixed", lambda f: among(f, GREY[0], labels=LABELS), "or in one subfolder for each class, found both"),
     # idx
     ("no test", lambda f: idx(f, TRAIN), "idx files are missing: test images, test labels"),
+    ("two sets", lambda f: idx(f, {**TRAIN, "letters-train-images-idx3-ubyte": GREY}), "expected one set of idx files"),
     ("half labels", lambda f: idx(f, {**TRAIN, TEST: GREY}), "missing: test labels"),
     ("lengths", lambda f: idx(f, {**TRAIN, TEST: GREY, "t10k-labels-idx1-ubyte": LABELS[1:]}), "a label for each"),
     ("shapes", lambda f: idx(f, {"train-images-idx3-ubyte": GREY, TEST: GREY[:, :8]}), "images of one size"),

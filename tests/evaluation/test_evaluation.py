@@ -227,6 +227,18 @@ def test_codes_of_grey_training_images_are_measured_as_the_authors_do(digits: Im
     assert metrics["squared_mmd_grey"] == pytest.approx(metrics["squared_mmd_authors"], abs=0.02)  # of other draws
 
 
+def test_whose_statistics_normalise_the_grey_images_decides_their_squared_mmd(digits: ImageData) -> None:
+    """With wrong running statistics the codes are off the prior, and those of each batch are not."""
+    config = tiny(encoder_norm="batch")
+    model = build_model(config, (8, 8)).eval()
+    norms = [module for module in model.encoder.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        assert norm.running_mean is not None
+        norm.running_mean += 30.0
+    metrics, _ = evaluate(LatentEvaluation(n_images=200), config, model, digits, CPU)
+    assert abs(metrics["squared_mmd_grey"] - metrics["squared_mmd_authors"]) > 0.01
+
+
 def test_batch_statistics_make_each_batch_standard_and_leave_the_model_as_it_was() -> None:
     """E[z|x] is the normalised image: with running statistics (0 and 1 at the start) it is the image itself."""
     model = empty_model()

@@ -109,7 +109,7 @@ def codes(mean: float, std: float, n: int = 512, dim: int = 3) -> tuple[Tensor, 
 @pytest.mark.parametrize("name", ["mmd", "stein", "kl", "energy", "sinkhorn", "sliced_wasserstein"])
 @pytest.mark.parametrize(("mean", "std"), [(2.0, 1.0), (0.0, 0.3), (0.0, 3.0)])
 def test_gradient_moves_codes_towards_the_prior(name: str, mean: float, std: float) -> None:
-    config = RunConfig(objective=name, latent_dim=3)  # type: ignore[arg-type]
+    config = RunConfig(objective=name, latent_dim=3)
     z, q = codes(mean, std)
     divergence = make_divergence(config, torch.device("cpu"))
     divergence(z, q, torch.Generator().manual_seed(0)).backward()
@@ -121,7 +121,7 @@ def test_gradient_moves_codes_towards_the_prior(name: str, mean: float, std: flo
 
 @pytest.mark.parametrize("name", ["jensen", "wasserstein", "chi2"])
 def test_adversary_learns_alone_and_then_moves_codes_towards_the_prior(name: str) -> None:
-    config = RunConfig(objective=name, latent_dim=3, critic_steps=50)  # type: ignore[arg-type]
+    config = RunConfig(objective=name, latent_dim=3, critic_steps=50)
     adversary = Adversary(config, torch.device("cpu"))
     z, q = codes(2.0, 1.0)
     before = [parameter.clone() for parameter in adversary.critic.parameters()]
@@ -176,7 +176,7 @@ def test_divergence_alone_carries_a_gaussian_code_to_the_prior(name: str) -> Non
 def test_gradient_is_finite_where_codes_coincide(name: str) -> None:
     z = torch.zeros(10, 3, requires_grad=True)
     q = Gaussian(z, torch.ones(10, 3))
-    divergence = make_divergence(RunConfig(objective=name, latent_dim=3), CPU)  # type: ignore[arg-type]
+    divergence = make_divergence(RunConfig(objective=name, latent_dim=3), CPU)
     divergence(z, q, torch.Generator().manual_seed(0)).backward()
     assert z.grad is not None and z.grad.isfinite().all()
 
@@ -245,5 +245,5 @@ def test_adaptive_lambda_rises_no_faster_than_the_geometric_schedule() -> None:
 
 def test_lambda_of_every_other_objective_is_a_number() -> None:
     for name in OBJECTIVES.keys() - {"mmd_adaptive"}:
-        config = RunConfig(objective=name)  # type: ignore[arg-type]
+        config = RunConfig(objective=name)
         assert make_lambda(config, CPU)(3, torch.tensor(math.nan)) == lambda_at(config, 3)

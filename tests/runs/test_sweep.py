@@ -18,6 +18,7 @@ import requests
 import torch
 from conftest import execute_here, tiny
 from distributed import Security, comm
+from safetensors.torch import save
 
 from infovae.config import (
     ClassifierConfig,
@@ -27,6 +28,8 @@ from infovae.config import (
     SampleEvaluation,
     SemiSupervisedEvaluation,
 )
+from infovae.data.datasets import ImageData
+from infovae.evaluation import evaluate
 from infovae.paths import PROJECT_ROOT
 from infovae.refusals import ParameterError
 from infovae.runs import cluster, worker
@@ -48,7 +51,7 @@ from infovae.runs.sweep import (
     task_id,
 )
 from infovae.runs.worker import Parcels, do_run, take
-from infovae.training import Training
+from infovae.training import Training, train
 
 LATENT = LatentEvaluation(n_images=200, n_likelihood=50)
 SAMPLES = SampleEvaluation(classifier=ClassifierConfig(dataset="digits", steps=20), n_samples=20)
@@ -71,6 +74,16 @@ def test_result_does_not_depend_on_the_number_of_workers(
     assert list(runs["status"]) == ["done"] * 3
     assert runs["mutual_information"].nunique() == 3
     assert not list(tmp_path.rglob("checkpoint-*"))  # a finished run has none
+
+
+def test_a_model_is_evaluated_as_training_left_it(digits: ImageData) -> None:
+    """In evaluation mode: with the running statistics of batch normalisation, not those of what is measured."""
+    trained = train(tiny(), digits, torch.device("cpu"))
+    weights = save({name: tensor.contiguous() for name, tensor in trained.model.state_dict().items()})
+    found, _ = worker.evaluate(LATENT, tiny(), weights, digits, None)
+    expected, _ = evaluate(LATENT, tiny(), trained.model, digits, torch.device("cpu"))
+    assert found == expected
+    assert evaluate(LATENT, tiny(), trained.model.train(), digits, torch.device("cpu"))[0] != expected
 
 
 def test_only_what_the_store_lacks_is_done(store: Store, here: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,6 +196,25 @@ def test_run_that_kills_its_workers_leaves_the_others_and_is_shown(
     assert list(runs["status"]) == ["failed: its worker was killed: out of memory?", "done", "done"]
     assert "tried again, alone" in caplog.text
     assert seen == [3, 2, 1, 0]
+
+
+def die_as_the_data_come(data: Any) -> Any:
+    """Take this worker down the first time that it is handed a data set."""
+    flag = Path(os.environ["FLAG"])
+    if not flag.exists():
+        flag.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return data
+
+
+def test_a_worker_that_dies_as_the_data_come_takes_no_run_with_it(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "keep", die_as_the_data_come)
+    monkeypatch.setenv("FLAG", str(tmp_path / "died"))
+    monkeypatch.setenv("INFOVAE_WORKERS", "1")
+    runs = sweep([Task(PixelConfig(dataset="digits", n_train=100, seed=seed), rank=seed) for seed in range(3)], store)
+    assert (tmp_path / "died").exists() and set(runs["status"]) == {"done"}
 
 
 def test_run_whose_worker_dies_goes_on_from_its_last_checkpoint(

@@ -279,3 +279,30 @@ def test_codes_go_into_a_scikit_learn_pipeline() -> None:
         clone(unfitted).set_params(overrides={"encoder_width": 0}).fit(X)
     overridden = clone(unfitted).set_params(overrides={"steps": 2, "encoder_width": 4}).fit(X)
     assert overridden.trained_.config.steps == 2
+
+
+def test_a_transformer_refuses_images_of_another_size_than_it_was_fitted_on() -> None:
+    images = load_digits().images[:60].astype(np.float32) / 16
+    vae = infovae.InfoVAE(steps=2, latent_dim=np.int64(2)).fit(images.reshape(60, -1))  # type: ignore[arg-type]
+    assert list(vae.get_feature_names_out()) == ["infovae0", "infovae1"] and vae.n_features_in_ == 64
+    with pytest.raises(DataError, match=r"expected images of \(8, 8\), found \(7, 7\)"):
+        vae.transform(images[:, :7, :7].reshape(60, -1))
+    assert vae.set_output(transform="default").transform(images).shape == (60, 2)
+
+
+def test_a_model_of_a_named_data_set_pads_nothing(published: Path) -> None:
+    model = load(published, objective="mmd", latent_dim=2, seed=0, lambda_=10)
+    with pytest.raises(DataError, match=r"expected images of \(8, 8\), found \(7, 7\)"):
+        model.encode(np.zeros((2, 7, 7), np.float32))
+
+
+def test_loading_leaves_the_callers_random_state_alone(published: Path) -> None:
+    torch.manual_seed(17)
+    expected = torch.rand(3)
+    torch.manual_seed(17)
+    load(published, objective="mmd", latent_dim=2, seed=0, lambda_=10)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_what_the_package_offers_is_listed() -> None:
+    assert {"load", "InfoVAE"} <= set(dir(infovae)) and set(infovae.__all__) == {"load", "InfoVAE"}
