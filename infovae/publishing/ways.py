@@ -72,8 +72,8 @@ def spread_against_mmd(runs: pd.DataFrame) -> str:
         if others := say_differences(by_seed, mmd):
             said.append(f"{way}: {others}")
     return (
-        f"|log det Cov[q(z)]| / dim less that of MMD, in {say_dimensions(runs)}, with 95 % intervals over seeds; below "
-        f"0 the other is nearer to the prior than MMD. {'. '.join(said)}."
+        f"|log det Cov[q(z)]| / dim less that of MMD, in {say_dimensions(runs)}, each with a 95 % interval over seeds; "
+        f"below 0 the other is nearer to the prior than MMD. {'. '.join(said)}."
         if said
         else ""
     )
