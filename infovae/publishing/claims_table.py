@@ -81,11 +81,11 @@ def _row(claim: pd.Series) -> dict[str, str]:
         + (f": {why}" if why else "")
         + (partly.get(verdict, "") if where else ""),
         "statement": claim["statement"],
+        "ours, with 95 % interval": f"{format_number(ours)} ({low} to {high})" if low != "–" else format_number(ours),
+        "needed": needed,
+        "authors": format_number(theirs),
         "measured": measured,
         "decisive condition": condition or "–",
-        "needed": needed,
-        "ours, with 95 % interval": f"{format_number(ours)} ({low} to {high})" if low != "–" else format_number(ours),
-        "authors": format_number(theirs),
         "by seed": " · ".join(by_seed) or "–",
         "source": claim["source"],
     }
