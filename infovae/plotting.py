@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import SymmetricalLogLocator
 
-from infovae.claims.intervals import half_width
+from infovae.claims.intervals import SEEDS_FOR_INTERVAL, half_width
 from infovae.config import RunConfig
 from infovae.labels import OBJECTIVE_NAMES, as_markdown, format_number, label, objective_name
 
@@ -39,9 +39,6 @@ _REST = [name for name in OBJECTIVE_NAMES if name not in _LOOKS]
 _AGAIN = {name: (color, "<") for name, (color, _) in zip(_REST, cycle(_LOOKS.values()), strict=False)}
 PALETTE = {name: (_LOOKS | _AGAIN)[name][0] for name in OBJECTIVE_NAMES}
 MARKERS = {name: (_LOOKS | _AGAIN)[name][1] for name in OBJECTIVE_NAMES}
-
-SEEDS_FOR_INTERVAL = 3
-"""Seeds from which an interval is drawn: for two Student's factor is 12.7, and bars would fill every panel."""
 
 DPI = 200
 NOTE: dict[str, Any] = {"fontsize": 7, "color": "0.35"}

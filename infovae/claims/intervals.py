@@ -10,6 +10,9 @@ import pandas as pd
 LEVEL = 0.05
 """Of every test, two-sided: intervals are at 1 - LEVEL."""
 
+SEEDS_FOR_INTERVAL = 3
+"""Seeds from which an interval is shown: for two Student's factor is 12.7."""
+
 
 def half_width(values: pd.Series, level: float = LEVEL) -> float:
     """Return the half-width of Student's interval of the mean at 1 - `level`; NaN for fewer than two values."""

@@ -22,7 +22,7 @@ The rule, for a statement about K conditions (a statement about an average has K
   moved the effect towards the bound, and the faster of the two paces would take it across within the steps of the
   authors (`AUTHORS_STEPS`). In the last doubling the learning rate falls, and with it the pace.
 - A statement that names more conditions than were run is judged in those that were: `measured_in` has them. A condition
-  that was run in one seed counts as not run where another was run in more: its other seeds are still to come.
+  that was run in one or two seeds counts as not run where another was run in more: its other seeds are still to come.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ import numpy as np
 import pandas as pd
 
 from infovae.claims import authors
-from infovae.claims.intervals import LEVEL, half_width, holm, p_value
+from infovae.claims.intervals import LEVEL, SEEDS_FOR_INTERVAL, half_width, holm, p_value
 from infovae.data.sources import is_adopted
 
 Source = Literal["summary", "authors' code", "second hand", "recalled"]
@@ -108,9 +108,9 @@ class Claim:
 
 def judge(claim: Claim, runs: pd.DataFrame | None, history: pd.DataFrame | None = None) -> dict[str, Any]:
     """Return a claim's row of the ledger from all runs of its experiment."""
-    effects = _several_seeds(_measure(claim, runs, history))
+    effects = _enough_seeds(_measure(claim, runs, history))
     conditions = judge_conditions(claim, effects)
-    watched = [_several_seeds(_measure(claim, runs, history, part)) for part in (0.25, 0.5, 1)]
+    watched = [_enough_seeds(_measure(claim, runs, history, part)) for part in (0.25, 0.5, 1)]
     candidates = [(row, *_watch(claim, row, watched, runs)) for row in _decisive(conditions)]
     decisive, course, undone = next((found for found in candidates if not found[2]), candidates[0])
     verdict, why = ("inconclusive", undone) if undone else _verdict(decisive)
@@ -144,7 +144,7 @@ def judge(claim: Claim, runs: pd.DataFrame | None, history: pd.DataFrame | None 
 
 def every_condition(claim: Claim, runs: pd.DataFrame | None, history: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return a row for each condition of a claim, see `judge_conditions`; none where it was not measured."""
-    found = judge_conditions(claim, _several_seeds(_measure(claim, runs, history)))
+    found = judge_conditions(claim, _enough_seeds(_measure(claim, runs, history)))
     found.insert(0, "claim", claim.name)
     return found.rename_axis("condition").reset_index()
 
@@ -239,10 +239,12 @@ def judge_conditions(claim: Claim, effects: Effects) -> pd.DataFrame:
     return frame.astype({"beyond": bool})
 
 
-def _several_seeds(effects: Effects) -> Effects:
-    """Return the effects without conditions of one seed, failed ones counted, where another condition has more."""
-    n_seeds = effects.groupby(_labels(effects)).transform("size") if len(effects) else effects
-    return effects[n_seeds > 1] if (n_seeds > 1).any() else effects
+def _enough_seeds(effects: Effects) -> Effects:
+    """Return the effects without conditions of fewer seeds, failed ones counted, than others have, or than three."""
+    if effects.empty:
+        return effects
+    n_seeds = effects.groupby(_labels(effects)).transform("size")
+    return effects[n_seeds >= min(SEEDS_FOR_INTERVAL, n_seeds.max())]
 
 
 def _labels(effects: Effects) -> pd.Index:

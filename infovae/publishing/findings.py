@@ -12,13 +12,14 @@ from typing import Any
 import pandas as pd
 
 from infovae.claims import authors
+from infovae.claims.intervals import SEEDS_FOR_INTERVAL
 from infovae.claims.statements import EMPTY_TOY_CODE
 from infovae.config import AUTOREGRESSIVE, EMPTY_CODE, OBJECTIVES, RunConfig
 from infovae.experiments import HEADLINE_DIM
 from infovae.experiments.tuning import charged_loss, size_in_words
 from infovae.experiments.variance_overestimation import KINDS
 from infovae.labels import as_markdown, format_number, objective_name
-from infovae.plotting import PALETTE, SEEDS_FOR_INTERVAL, by_objective, count_seeds, finished, join
+from infovae.plotting import PALETTE, by_objective, count_seeds, finished, join
 from infovae.publishing.report import Published
 from infovae.publishing.tables import AT_CAP
 from infovae.publishing.ways import (

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from infovae.claims.intervals import half_width
+from infovae.claims.intervals import SEEDS_FOR_INTERVAL, half_width
 from infovae.claims.statements import LEAST_SQUARED_MMD
 from infovae.config import EMPTY_CODE
 from infovae.labels import format_number, objective_name
-from infovae.plotting import SEEDS_FOR_INTERVAL, by_objective, count_seeds, finished, join
+from infovae.plotting import by_objective, count_seeds, finished, join
 from infovae.publishing.wording import say, say_differences, say_dimensions, say_interval
 
 WAYS = {

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from infovae.claims.intervals import half_width
+from infovae.claims.intervals import SEEDS_FOR_INTERVAL, half_width
 from infovae.config import EMPTY_CODE
 from infovae.labels import format_number, objective_name
-from infovae.plotting import SEEDS_FOR_INTERVAL, count_seeds
+from infovae.plotting import count_seeds
 
 
 def say(values: pd.Series) -> str:
