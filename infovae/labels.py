@@ -4,79 +4,83 @@ from __future__ import annotations
 
 import math
 import re
+from typing import NamedTuple
 
 _NLL = "bound on −log p(x), nats"
 
-OBJECTIVE_NAMES = {
-    "elbo": "VAE",
-    "averaged_elbo": "“ELBO” of the authors’ code",
-    "unregularized": "no regulariser",
-    "mmd": "MMD",
-    "stein": "Stein",
-    "wasserstein": "Wasserstein",
-    "jensen": "Jensen",
-    "aae": "AAE",
-    "beta_vae": "β-VAE",
-    "mmd_annealed": "MMD, rising λ",
-    "kl": "KL",
-    "chi2": "χ²",
-    "energy": "energy distance",
-    "sinkhorn": "Sinkhorn",
-    "sliced_wasserstein": "sliced Wasserstein",
-    "mmd_adaptive": "MMD, steered λ",
-    "free_bits": "VAE, free bits",
-    "bn_vae": "VAE, batch-normed mean",
-    "unconditional": "no code",
-    "pixels": "pixels",
-}
-"""In the order in which figures have them."""
 
-OBJECTIVE_LINES = {
-    "elbo": ("the variational autoencoder: the whole rate is charged", r"R + \mathrm{rate}"),
-    "averaged_elbo": (
+class Words(NamedTuple):
+    """What a reader sees of an objective: its name, what it is, and its loss in TeX.
+
+    In a loss R is the reconstruction, -E log p(x|z), the rate is E KL(q(z|x) || p(z)), and rate_j that of a dimension.
+    """
+
+    name: str
+    what: str = ""
+    loss: str = r"\text{–}"
+
+
+OBJECTIVE_WORDS = {
+    "elbo": Words("VAE", "the variational autoencoder: the whole rate is charged", r"R + \mathrm{rate}"),
+    "averaged_elbo": Words(
+        "“ELBO” of the authors’ code",
         "what the authors’ code calls ELBO: the rate averaged over the dimensions of z, the reconstruction over pixels",
         r"R + \tfrac{784}{d}\, \mathrm{rate}",
     ),
-    "beta_vae": ("the rate is charged several times (β = λ)", r"R + \lambda\, \mathrm{rate}"),
-    "unregularized": ("an autoencoder with noise: nothing is charged", r"R"),
-    "mmd": (
+    "unregularized": Words("no regulariser", "an autoencoder with noise: nothing is charged", r"R"),
+    "mmd": Words(
+        "MMD",
         "MMD-VAE: the maximum mean discrepancy under a Gaussian kernel, weight and width of the authors’ code",
         r"R + \lambda\, \mathrm{MMD}^2_{\mathrm{rbf}}(q, p)",
     ),
-    "stein": (
+    "stein": Words(
+        "Stein",
         "codes are moved along the kernelised gradient of KL(q(z) ‖ p(z)): the Stein variational gradient",
         r"R + \lambda\, \mathrm{KL}(q \| p), \text{ by } \phi_q(z)",
     ),
-    "wasserstein": (
+    "wasserstein": Words(
+        "Wasserstein",
         "a critic with gradient penalty estimates the 1-Wasserstein distance, as in the authors’ code",
         r"R + \lambda\, W_1(q, p)",
     ),
-    "jensen": ("a critic bounds the Jensen-Shannon divergence", r"R + \lambda\, \mathrm{JS}(q, p)"),
-    "aae": ("the adversarial autoencoder: the same at λ = 1", r"R + \mathrm{JS}(q, p)"),
-    "kl": ("KL(q(z) ‖ p(z)), with q(z) the mixture of a batch", r"R + \lambda\, \mathrm{KL}(q \| p)"),
-    "mmd_annealed": (
+    "jensen": Words("Jensen", "a critic bounds the Jensen-Shannon divergence", r"R + \lambda\, \mathrm{JS}(q, p)"),
+    "aae": Words("AAE", "the adversarial autoencoder: the same at λ = 1", r"R + \mathrm{JS}(q, p)"),
+    "beta_vae": Words("β-VAE", "the rate is charged several times (β = λ)", r"R + \lambda\, \mathrm{rate}"),
+    "mmd_annealed": Words(
+        "MMD, rising λ",
         "MMD under an inverse multiquadratic kernel, λ rising over the first part of training",
         r"R + \lambda_t\, \mathrm{MMD}^2_{\mathrm{imq}}(q, p)",
     ),
-    "chi2": ("a critic bounds Pearson’s χ² divergence", r"R + \lambda\, \chi^2(q \| p)"),
-    "energy": ("the energy distance: MMD under the kernel −|z − z′|", r"R + \lambda_t\, \mathrm{ED}(q, p)"),
-    "sinkhorn": ("transport cost with an entropic blur", r"R + \lambda_t\, S_\varepsilon(q, p)"),
-    "sliced_wasserstein": (
+    "kl": Words("KL", "KL(q(z) ‖ p(z)), with q(z) the mixture of a batch", r"R + \lambda\, \mathrm{KL}(q \| p)"),
+    "chi2": Words("χ²", "a critic bounds Pearson’s χ² divergence", r"R + \lambda\, \chi^2(q \| p)"),
+    "energy": Words(
+        "energy distance", "the energy distance: MMD under the kernel −|z − z′|", r"R + \lambda_t\, \mathrm{ED}(q, p)"
+    ),
+    "sinkhorn": Words("Sinkhorn", "transport cost with an entropic blur", r"R + \lambda_t\, S_\varepsilon(q, p)"),
+    "sliced_wasserstein": Words(
+        "sliced Wasserstein",
         "the squared 2-Wasserstein distance, averaged over one-dimensional projections",
         r"R + \lambda_t\, \mathrm{SW}_2^2(q, p)",
     ),
-    "mmd_adaptive": (
+    "mmd_adaptive": Words(
+        "MMD, steered λ",
         "MMD with a λ that is steered so that the MMD of a batch stays near its level at a match",
         r"R + \lambda_t\, \mathrm{MMD}^2_{\mathrm{imq}}(q, p)",
     ),
-    "free_bits": (
+    "free_bits": Words(
+        "VAE, free bits",
         "the VAE with so many nats of each dimension free of charge",
         r"R + \textstyle\sum_j \max(c, \mathrm{rate}_j)",
     ),
-    "bn_vae": ("the VAE with E[z|x] batch-normalised, so that the rate cannot vanish", r"R + \mathrm{rate}"),
-    "unconditional": ("a decoder without a code: the control", r"-\log p(x)"),
+    "bn_vae": Words(
+        "VAE, batch-normed mean",
+        "the VAE with E[z|x] batch-normalised, so that the rate cannot vanish",
+        r"R + \mathrm{rate}",
+    ),
+    "unconditional": Words("no code", "a decoder without a code: the control", r"-\log p(x)"),
+    "pixels": Words("pixels"),
 }
-"""What each objective is, and its loss in TeX: R = −E log p(x|z), the rate, E KL(q(z|x) ‖ p(z)), and a dimension's."""
+"""In the order in which figures have them."""
 
 LABELS = {
     "alpha": "α",
@@ -169,7 +173,7 @@ def label(column: str) -> str:
 
 def objective_name(objective: str) -> str:
     """Return what a reader sees for an objective."""
-    return OBJECTIVE_NAMES.get(objective, objective)
+    return OBJECTIVE_WORDS.get(objective, Words(objective)).name
 
 
 def as_markdown(text: object) -> str:

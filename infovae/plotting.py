@@ -24,7 +24,7 @@ from matplotlib.ticker import SymmetricalLogLocator
 
 from infovae.claims.intervals import SEEDS_FOR_INTERVAL, half_width
 from infovae.config import RunConfig
-from infovae.labels import OBJECTIVE_NAMES, as_markdown, format_number, label, objective_name
+from infovae.labels import OBJECTIVE_WORDS, as_markdown, format_number, label, objective_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,10 +35,10 @@ _LOOKS = {
     "mmd": ("#009E73", "D"), "stein": ("#D55E00", "v"), "wasserstein": ("#7F3C8D", "P"), "jensen": ("#0072B2", "X"),
     "aae": ("#CC79A7", "*"), "unconditional": ("#8A8A8A", "h"), "pixels": ("#8C6D31", "p"),
 }  # fmt: skip
-_REST = [name for name in OBJECTIVE_NAMES if name not in _LOOKS]
+_REST = [name for name in OBJECTIVE_WORDS if name not in _LOOKS]
 _AGAIN = {name: (color, "<") for name, (color, _) in zip(_REST, cycle(_LOOKS.values()), strict=False)}
-PALETTE = {name: (_LOOKS | _AGAIN)[name][0] for name in OBJECTIVE_NAMES}
-MARKERS = {name: (_LOOKS | _AGAIN)[name][1] for name in OBJECTIVE_NAMES}
+PALETTE = {name: (_LOOKS | _AGAIN)[name][0] for name in OBJECTIVE_WORDS}
+MARKERS = {name: (_LOOKS | _AGAIN)[name][1] for name in OBJECTIVE_WORDS}
 
 DPI = 200
 NOTE: dict[str, Any] = {"fontsize": 7, "color": "0.35"}

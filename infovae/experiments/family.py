@@ -9,6 +9,7 @@ from pydantic import Field
 
 from infovae import plotting
 from infovae.config import (
+    OBJECTIVES,
     Count,
     DecoderName,
     Draws,
@@ -22,7 +23,7 @@ from infovae.config import (
 )
 from infovae.experiments import HEADLINE_DIM, ImageExperiment, Several, Wanted, product
 from infovae.experiments.divergence_comparison import few_labels, usual_labels
-from infovae.labels import OBJECTIVE_LINES, label, objective_name
+from infovae.labels import OBJECTIVE_WORDS, Words, label, objective_name
 from infovae.plotting import Captioned
 
 SHOWN = {"mutual_information": None, "squared_mmd": 1e-3, "svm_error": None, "nll": None}
@@ -48,7 +49,7 @@ class Family(ImageExperiment):
         "nll", "ess_median", "train_seconds",
     )  # fmt: skip
 
-    objectives: Several[ObjectiveName] = tuple(n for n in OBJECTIVE_LINES if n != "unconditional")
+    objectives: Several[ObjectiveName] = tuple(n for n in OBJECTIVES if n != "unconditional")
     latent_dims: Several[LatentDim] = (2, HEADLINE_DIM)
     seeds: Several[Seed] = (0, 1)
     steps: Count = 500
@@ -72,11 +73,13 @@ class Family(ImageExperiment):
         """Return what each objective is, its loss in TeX, and the weights that the paper's formula has for it."""
         rows = []
         for name in self.objectives:
-            line, loss = OBJECTIVE_LINES.get(name, ("", r"\text{–}"))
+            words = OBJECTIVE_WORDS.get(name, Words(name))
             runs = [self.config(objective=name, latent_dim=dim) for dim in self.latent_dims]
             weights = {"1 − α": [1 - run.alpha for run in runs], "λ + α − 1": [run.divergence_weight for run in runs]}
             listed = {title: " · ".join(dict.fromkeys(f"{w:.3g}" for w in found)) for title, found in weights.items()}
-            rows.append({"objective": f"**{objective_name(name)}**", "what it is": line, "loss": f"${loss}$", **listed})
+            rows.append(
+                {"objective": f"**{words.name}**", "what it is": words.what, "loss": f"${words.loss}$", **listed}
+            )
         return pd.DataFrame(rows)
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from infovae.claims.statements import CLAIMS, ledger
 from infovae.config import RunConfig
 from infovae.experiments import MODULES, experiment_class, make_experiment, sensitivity
-from infovae.labels import LABELS, OBJECTIVE_NAMES, as_markdown, format_mean
+from infovae.labels import LABELS, OBJECTIVE_WORDS, as_markdown, format_mean
 from infovae.paths import PROJECT_ROOT
 from infovae.plotting import Captioned
 from infovae.publishing.claims_table import show_claims, show_course, summarize
@@ -272,7 +272,7 @@ def test_latex_escapes_names(tmp_path: Path) -> None:
 
 
 def test_latex_of_every_name_is_known_to_plain_latex() -> None:
-    names = [*OBJECTIVE_NAMES.values(), *LABELS.values(), *sensitivity.VARIANTS, "≥ 1"]
+    names = [*(words.name for words in OBJECTIVE_WORDS.values()), *LABELS.values(), *sensitivity.VARIANTS, "≥ 1"]
     left = set("".join(map(_latex_cell, names)))
     assert not {character for character in left if ord(character) > 127} - set("éäöüß")
 
