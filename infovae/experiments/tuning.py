@@ -113,6 +113,7 @@ def plot_tuning(runs: pd.DataFrame, learning_rate: float, seconds_at_most: float
     done = charged_loss(runs)
     drawn, (by_size, by_rate) = plotting.panels(2, 4.4, 3.2)
     by_size_of = done[done["learning_rate"] == learning_rate]
+    by_size_of = by_size_of[by_size_of["objective"].isin(by_size_of["objective"].mode()[:1])]  # whose size varies
     for words, group in by_size_of.groupby(size_in_words(by_size_of)) if len(done) else []:
         for objective, part in plotting.by_objective(group):
             by_size.plot(part["train_seconds"], part["loss"], ls="", ms=5, **plotting.look(objective))
@@ -122,14 +123,14 @@ def plot_tuning(runs: pd.DataFrame, learning_rate: float, seconds_at_most: float
     plotting.draw_objectives(by_rate, usual, "learning_rate", "loss")
     by_size.set(xlabel=label("train_seconds"), ylabel="loss on validation images, nats", title="size of the decoder")
     by_size.margins(0.4, 0.2)
-    by_size.set_xlim(left=0)
     by_size.axvline(seconds_at_most, color="0.5", lw=0.6)
     by_size.annotate("allowed ", (seconds_at_most, 0.97), xycoords=by_size.get_xaxis_transform(), ha="right", va="top",
                      **plotting.NOTE)  # fmt: skip
+    by_size.set_xlim(0, 1.4 * max(seconds_at_most, by_size.dataLim.xmax if len(done) else 0))
     by_rate.set(xlabel=label("learning_rate"), title="learning rate")
     plotting.legend(drawn)
     return drawn.captioned(
         done,
-        "The loss is the reconstruction plus (1 − α) of the rate. Left: lower and further left is better; a size that "
-        "several objectives have is named once. Right: lower is better; losses of two objectives are two quantities.",
+        "The loss is the reconstruction plus (1 − α) of the rate. Left: lower and further left is better. Right: "
+        "lower is better; losses of two objectives are two quantities.",
     )
