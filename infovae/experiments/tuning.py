@@ -118,7 +118,7 @@ def plot_tuning(runs: pd.DataFrame, learning_rate: float, seconds_at_most: float
         for objective, part in plotting.by_objective(group):
             by_size.plot(part["train_seconds"], part["loss"], ls="", ms=5, **plotting.look(objective))
         at = (part["train_seconds"].mean(), part["loss"].max())
-        by_size.annotate(str(words), at, (0, 5), textcoords="offset points", fontsize=7, ha="center")
+        by_size.annotate(str(words), at, (6, 0), textcoords="offset points", fontsize=7, va="center")
     usual = done[size_in_words(done) == size_in_words(done).iloc[-1]] if len(done) else done
     plotting.draw_objectives(by_rate, usual, "learning_rate", "loss")
     by_size.set(xlabel=label("train_seconds"), ylabel="loss on validation images, nats", title="size of the decoder")
@@ -126,7 +126,7 @@ def plot_tuning(runs: pd.DataFrame, learning_rate: float, seconds_at_most: float
     by_size.axvline(seconds_at_most, color="0.5", lw=0.6)
     by_size.annotate("allowed ", (seconds_at_most, 0.97), xycoords=by_size.get_xaxis_transform(), ha="right", va="top",
                      **plotting.NOTE)  # fmt: skip
-    by_size.set_xlim(0, 1.4 * max(seconds_at_most, by_size.dataLim.xmax if len(done) else 0))
+    by_size.set_xlim(0, 1.5 * max(seconds_at_most, by_size.dataLim.xmax if len(done) else 0))
     by_rate.set(xlabel=label("learning_rate"), title="learning rate")
     plotting.legend(drawn)
     return drawn.captioned(
