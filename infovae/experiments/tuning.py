@@ -126,7 +126,7 @@ def plot_tuning(runs: pd.DataFrame, learning_rate: float, seconds_at_most: float
     by_size.axvline(seconds_at_most, color="0.5", lw=0.6)
     by_size.annotate("allowed ", (seconds_at_most, 0.97), xycoords=by_size.get_xaxis_transform(), ha="right", va="top",
                      **plotting.NOTE)  # fmt: skip
-    by_size.set_xlim(0, 1.5 * max(seconds_at_most, by_size.dataLim.xmax if len(done) else 0))
+    by_size.set_xlim(0, 1.8 * max(seconds_at_most, by_size.dataLim.xmax if len(done) else 0))
     by_rate.set(xlabel=label("learning_rate"), title="learning rate")
     plotting.legend(drawn)
     return drawn.captioned(
