@@ -280,9 +280,10 @@ def vae_ignores_z(runs: pd.DataFrame) -> Effects:
 def infovae_uses_z(runs: pd.DataFrame) -> Effects:
     """InfoVAE at alpha = 1 uses its code and matches the prior, whatever the decoder's receptive field."""
     mmd: dict[str, Any] = {"objective": "mmd", "alpha": 1, "lambda_": OBJECTIVES["mmd"]["lambda_"]}
-    if runs["receptive_radius"].nunique() < 2:
+    effects = used_and_matched(default_encoder(runs), "receptive_radius", **mmd)
+    if effects.index.get_level_values("receptive_radius").nunique() < 2:
         raise KeyError("receptive_radius")  # of one radius the statement is that of the comparison
-    return used_and_matched(default_encoder(runs), "receptive_radius", **mmd)
+    return effects
 
 
 @comparison("authors' code", "of MMD" + USE_AND_MATCH, above=1, log=True, over=DIMS)

@@ -105,7 +105,8 @@ def show_course(claims: pd.DataFrame) -> Markdown:
     columns = {"after a quarter": "at_quarter", "after a half": "at_half", "at the end": "at_end"}
     readable = {words: watched[column].map(format_number) for words, column in columns.items()}
     turned = watched["turned"].map({True: "yes", False: "no"})
-    least = ": the lesser of I(x;z) / 1 nat and exp(1 − squared MMD / 0.08), 2.72 at a match"  # what is read is not
+    # what the decoder reads of a code is not watched
+    least = ": the lesser of I(x;z) / 1 nat and exp(1 − squared MMD / 0.08), 2.72 at a match"
     measured = watched["measured"].str.replace(USE_AND_MATCH, least).str.replace(", test images", "")
     words = {"statement": watched["statement"], "on validation images": measured, "needed": watched["holds"]}
     return show_table(pd.DataFrame({**words, **readable, "changed its side": turned}))
