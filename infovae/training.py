@@ -15,6 +15,7 @@ from torch.func import functional_call
 from infovae.config import RunConfig
 from infovae.data.datasets import Batches, ImageData, observe, static_binarization
 from infovae.evaluation import WATCH_SEED_OFFSET, encode, latent, measuring_device
+from infovae.evaluation.images import STATIC_SEEDS
 from infovae.model import divergences
 from infovae.model.build import Model, build_model
 from infovae.model.networks import cast_weights, spread_means
@@ -131,7 +132,7 @@ def training_images(config: RunConfig, data: ImageData) -> Tensor:
     if config.n_train > len(data.train_images):
         raise ValueError(f"n_train must be at most {len(data.train_images)} for {data.name}, got {config.n_train}")
     images = data.train_images[: config.n_train]
-    return static_binarization(images, seed=0) if config.binarization == "static" else images
+    return static_binarization(images, STATIC_SEEDS["train"]) if config.binarization == "static" else images
 
 
 def make_optimizer(config: RunConfig, model: Model) -> torch.optim.Optimizer:

@@ -26,7 +26,7 @@ from infovae.experiments import HEADLINE_DIM, ImageExperiment, MoreSeeds, Severa
 from infovae.labels import format_number, label, objective_name
 from infovae.plotting import Captioned, Panel
 
-N_POOL = 10_000
+N_POOL = SemiSupervisedEvaluation.model_fields["n_pool"].default
 """Training images, from the first on, that labelled and unlabelled ones are drawn from."""
 
 
@@ -58,7 +58,7 @@ def few_labels(dataset: str, n: int, n_draws: int, n_unlabelled: int) -> tuple[S
             f"n_labels must be a multiple of the number of classes, at least 2 of each, of {dataset}: it has "
             f"{n_classes or 'no labels'}, got {n}"
         )
-    return (SemiSupervisedEvaluation(n_labels=n, n_draws=n_draws, n_unlabelled=n_unlabelled, n_pool=N_POOL),)
+    return (SemiSupervisedEvaluation(n_labels=n, n_draws=n_draws, n_unlabelled=n_unlabelled),)
 
 
 class DivergenceComparison(ImageExperiment):
