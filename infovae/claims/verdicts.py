@@ -145,8 +145,9 @@ def judge(claim: Claim, runs: pd.DataFrame | None, history: pd.DataFrame | None 
 def every_condition(claim: Claim, runs: pd.DataFrame | None, history: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return a row for each condition of a claim, see `judge_conditions`; none where it was not measured."""
     found = judge_conditions(claim, _enough_seeds(_measure(claim, runs, history)))
+    found = found.rename_axis("condition").reset_index()
     found.insert(0, "claim", claim.name)
-    return found.rename_axis("condition").reset_index()
+    return found
 
 
 def _decisive(conditions: pd.DataFrame) -> list[pd.Series]:
