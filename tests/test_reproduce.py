@@ -14,6 +14,7 @@ from conftest import command_line
 from pages import check
 
 from infovae import reproduce
+from infovae.claims.statements import EMPTY_TOY_CODE
 from infovae.config import PixelConfig, RunConfig
 from infovae.experiments import MODULES
 from infovae.paths import PROJECT_ROOT
@@ -62,8 +63,10 @@ def test_every_number_of_a_table_recomputes_from_its_runs(smoke: Path, name: str
     group = table.iloc[0]
     metric = next(column for column in map(str, table.columns) if f"{column}_ci95" in table)
     keys = list(table.columns[: table.columns.get_loc(metric)])
+    if name == "amortized_inference":  # its table is of used codes
+        runs = runs[runs["mutual_information"] >= EMPTY_TOY_CODE]
     of_group = runs[(runs[keys] == group[keys]).all(axis=1)]
-    assert group[metric] == pytest.approx(of_group[metric].mean())
+    assert group[metric] == pytest.approx(of_group[metric].mean(), nan_ok=True)
 
 
 def test_pages_request_nothing_from_elsewhere(smoke: Path) -> None:
