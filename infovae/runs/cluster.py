@@ -169,17 +169,15 @@ class _Driver:
 
     def _submit(self, job: Job, address: str) -> None:
         name = f"{job.key}-{secrets.token_hex(8)}"
-        held = self.data.get(job.dataset)
+        held = self.data.get(job.dataset)  # as the result of a task, so that it outlives the worker that holds it
         if held is None or held.status in ("error", "cancelled", "lost"):  # a worker may have died as it took it
-            # as the result of a task, so that it outlives the worker that holds it
             self.data[job.dataset] = self.client.submit(worker.keep, self.load(job.dataset), pure=False)
         if not self.seconds:
             self.bar.reset()  # what is left is estimated from work, not from the start of the workers
         job.address, job.reasons, job.progressed = address, [], False
         self._show(job, job.label)
-        future = self.client.submit(
-            job.function, name, self.data[job.dataset], **job.prepare(), key=name, workers=[address]
-        )
+        data = self.data[job.dataset]
+        future = self.client.submit(job.function, name, data, **job.prepare(), key=name, workers=[address])
         self.running[name] = job, future
         future.add_done_callback(lambda _: self.inbox.put({"job": name, "done": True}))
 
