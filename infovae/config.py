@@ -21,6 +21,9 @@ SCHEMA_VERSION = 4
 EMPTY_CODE = 1.0
 """Nats of I(x;z) below which a code counts as empty (posterior collapse): its match with the prior decides nothing."""
 
+N_MEASURED = 5000
+"""Validation images that are watched in training for I(x;z), which is at most the logarithm of this, and log det."""
+
 
 def all_training_images(values: dict[str, Any]) -> int:
     """Return how many training images the data set among some validated settings has."""

@@ -125,10 +125,13 @@ def figure(plot: Callable[P, Captioned]) -> Callable[P, Captioned]:
     return drawn
 
 
-def panels(n: int, width: float, height: float, n_columns: int = 3, **share: Any) -> tuple[Captioned, list[Axes]]:
-    """Return a figure with n panels, at least one, in rows of at most `n_columns`; sizes are of a panel, in inches."""
+def panels(n: int, width: float, height: float, n_columns: int = 0, **share: Any) -> tuple[Captioned, list[Axes]]:
+    """Return a figure with n panels, at least one, in rows of `n_columns`; sizes are of a panel, in inches.
+
+    By default rows of three, but none that is left with a single panel.
+    """
     n = max(1, n)
-    n_columns = min(n, n_columns)
+    n_columns = min(n, n_columns or {4: 2, 7: 4}.get(n, 3))
     n_rows = -(-n // n_columns)
     drawn = Captioned(figsize=(width * n_columns, height * n_rows + 0.4), layout="constrained")
     axes = drawn.subplots(n_rows, n_columns, squeeze=False, **share).ravel().tolist()
@@ -199,7 +202,7 @@ def style_rows(axes: Sequence[Axes], names: Sequence[str], scales: Sequence[floa
         logarithmic(ax, linear_below, "x")
         if linear_below:
             ax.axvline(0, color="0.5", lw=0.6)
-        ax.title.set_fontsize(8)
+        ax.title.set_fontsize(7.5)
         ax.tick_params(labelsize=7)
         if ax.get_xscale() == "linear":
             ax.locator_params(axis="x", nbins=4)
@@ -227,7 +230,7 @@ def plot_metrics(runs: pd.DataFrame, x: str, metrics: Mapping[str, Panel], capti
     """
     done = finished(runs, *metrics)
     shown = {metric: panel for metric, panel in metrics.items() if done[metric].notna().any() or not len(done)}
-    drawn, axes = panels(len(shown), 3.5, 2.7, 2 if len(shown) == 4 else 3)
+    drawn, axes = panels(len(shown), 3.5, 2.7)
     for ax, (metric, panel) in zip(axes, shown.items(), strict=True):
         draw_objectives(ax, done, x, metric)
         logarithmic(ax, panel.linear_below)
@@ -239,7 +242,8 @@ def plot_metrics(runs: pd.DataFrame, x: str, metrics: Mapping[str, Panel], capti
             if level == level:
                 ideal(ax, level, words)
         span_near(ax, done, metric, panel.far, given.values())
-        ax.set(title=label(metric), xlabel=label(x))
+        ax.set(xlabel=label(x))
+        ax.set_title(label(metric), fontsize=11)
     legend(drawn)
     return drawn.captioned(done, f"{spread(runs)} {caption}")
 
@@ -271,7 +275,7 @@ def draw_digits(ax: Axes, images: np.ndarray, title: str, n_columns: int = 10) -
 
 
 @figure
-def plot_digits(groups: Mapping[str, np.ndarray], caption: str, n_columns: int = 3) -> Captioned:
+def plot_digits(groups: Mapping[str, np.ndarray], caption: str, n_columns: int = 0) -> Captioned:
     """Return a panel of up to 10 x 10 images for each group, title -> images (n, 1, H, W)."""
     rows = max((min(10, len(images) // 10) for images in groups.values()), default=5) or 1
     drawn, axes = panels(len(groups), 2.9, 0.29 * rows, n_columns)
@@ -294,7 +298,7 @@ def select_arrays(
 def ideal(ax: Axes, value: float, name: str, right: bool = False) -> None:
     """Draw the value that would be ideal, or a limit, as a thin line with its name at its left or right end."""
     ax.axhline(value, color="0.5", lw=0.6, zorder=0.5)
-    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "zorder": 0.6}
     end: dict[str, Any] = {"xytext": (-3 if right else 3, 1), "ha": "right" if right else "left"}
     box = {"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.6}
     ax.annotate(name, (float(right), value), va="bottom", bbox=box, **end, **place, **NOTE)
@@ -330,13 +334,13 @@ def span(ax: Axes, values: Iterable[float]) -> None:
 def span_near(ax: Axes, runs: pd.DataFrame, metric: str, far: str, others: Iterable[float] = ()) -> None:
     """Limit the vertical axis to other values and those of runs, but for an objective that would press them together.
 
-    Where the objective `far` lies above the frame, its mean stands there in words.
+    Where the objective `far` lies above the frame, the mean of all its runs stands there in words.
     """
     is_far = runs["objective"] == far
     span(ax, [*others, *(runs if is_far.all() else runs[~is_far])[metric]])
     mean = runs.loc[is_far, metric].mean()
     if mean > ax.get_ylim()[1]:
-        words = f"{objective_name(far)}: {format_number(mean)} ↑"
+        words = f"{objective_name(far)}: {format_number(mean)} on average ↑"
         ax.text(0.98, 0.98, words, transform=ax.transAxes, ha="right", va="top", **NOTE)
 
 

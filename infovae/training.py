@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from infovae.config import RunConfig
+from infovae.config import N_MEASURED, RunConfig
 from infovae.data.datasets import Batches, ImageData, observe, static_binarization
 from infovae.evaluation import WATCH_SEED_OFFSET, encode, latent, measuring_device
 from infovae.evaluation.images import STATIC_SEEDS
@@ -26,8 +26,6 @@ N_LOGGED = 20
 """Rows of a run's history beside those at `measured_steps`: only at these does the host wait for the device."""
 N_VALIDATION = 500
 """Validation images on which each logged row has the squared MMD."""
-N_MEASURED = 5000
-"""Validation images on which the rows at `measured_steps` have I(x;z), at most the logarithm of this, and log det."""
 
 
 class TrainingDiverged(RuntimeError):

@@ -1,4 +1,4 @@
-"""Student's interval and p-value of a mean over seeds, and Holm's procedure for several of them: their only home."""
+"""Student's and Welch's intervals and p-values over seeds, and Holm's procedure for several: their only home."""
 
 from __future__ import annotations
 
@@ -31,6 +31,23 @@ def p_value(values: pd.Series) -> float:
         return 1.0
     error = values.std() / n**0.5
     return float(2 * stats.t.sf(mean / error, n - 1)) if error > 1e-12 * mean else 0.0  # else equal to rounding
+
+
+def welch(a: pd.Series, b: pd.Series) -> tuple[float, float, float]:
+    """Return the ends of Welch's interval of mean(a) - mean(b), and the p-value of 0; NaN for fewer than two values.
+
+    For values that are not paired. Of values that have no variance p is 0, or 1 if all are equal.
+    """
+    from scipy import stats
+
+    if min(len(a), len(b)) < 2:
+        return math.nan, math.nan, math.nan
+    difference = float(a.mean() - b.mean())
+    if a.var() + b.var() == 0:
+        return difference, difference, float(difference == 0)
+    found = stats.ttest_ind(a, b, equal_var=False)
+    interval = found.confidence_interval(1 - LEVEL)
+    return float(interval.low), float(interval.high), float(found.pvalue)
 
 
 def holm(p: pd.Series) -> pd.Series:

@@ -13,6 +13,7 @@ from infovae import plotting
 from infovae.claims import authors
 from infovae.claims.verdicts import MMD_NOISE
 from infovae.config import (
+    N_MEASURED,
     LatentDim,
     LatentEvaluation,
     ObjectiveName,
@@ -144,6 +145,9 @@ def plot_five_panels(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
     """
     done, theirs = measured_their_way(runs), authors.beside("figure", runs)
     drawn, axes = plotting.panels(5, 3.6, 2.9)
+    grid = axes[4].get_gridspec()
+    assert grid is not None
+    axes[4].set_subplotspec(grid[1, 1:])  # two panels wide
     for ax, (metric, (column, title, linear_below)) in zip(axes, AUTHORS_PANELS.items(), strict=False):
         plotting.draw_objectives(ax, done, "latent_dim", column)
         dashed: dict[str, Any] = {"ls": "--", "lw": 1, "ms": 4, "mfc": "white"}
@@ -161,9 +165,9 @@ def plot_five_panels(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
         color = plotting.PALETTE[objective]
         axes[4].plot(curve["step"], curve["squared_mmd"], color=color, ls="--", lw=0.7, alpha=0.6)
     plotting.draw_history(axes[4], _course(runs, history, [_headline_dim(runs)]), "squared_mmd")
-    axes[4].set_yscale("log", nonpositive="mask")
-    axes[4].axhspan(1e-9, MMD_NOISE, color="0.92", lw=0, zorder=0)
-    axes[4].set(xscale="log", ylim=(1e-5, None), title="squared MMD during training", xlabel="training step")
+    plotting.logarithmic(axes[4], MMD_NOISE)
+    axes[4].axhspan(-MMD_NOISE, MMD_NOISE, color="0.92", lw=0, zorder=0)
+    axes[4].set(xscale="log", title="squared MMD during training", xlabel="training step")
     kinds = {"ours": {"marker": "o"}, "authors’ code": {"marker": "o", "mfc": "white", "ls": "--"}}
     plotting.legend(drawn, kinds if len(theirs) else {})
     theirs_too = " Dashed: what the authors’ code plots; its curves are of a batch each, in a dimension not stated."
@@ -208,6 +212,9 @@ def plot_over_training(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
                 plotting.ideal(ax, 0, "match")
             if metric == "squared_mmd":
                 ax.axhspan(-MMD_NOISE, MMD_NOISE, color="0.92", lw=0, zorder=0)
+            if metric == "mutual_information" and course[metric].max() > np.log(N_MEASURED) - 0.1:
+                plotting.ideal(ax, float(np.log(N_MEASURED)), "cap of the estimate")
+                ax.margins(y=0.12)
         axes[3 * row].set_ylabel(f"{dim:g} dimensions")
     for ax in axes[-3:]:
         ax.set_xlabel("training step")
@@ -235,6 +242,38 @@ def plot_by_dimension(runs: pd.DataFrame) -> Captioned:
 
 
 @plotting.figure
+def plot_rate_distortion(runs: pd.DataFrame) -> Captioned:
+    """Return the reconstruction against the rate, both of test images, a panel per latent dimension.
+
+    A thin line has all pairs of the VAE's ELBO.
+    """
+    done = plotting.finished(runs, "rate", "reconstruction_nll").dropna(subset=["rate", "reconstruction_nll"])
+    dims = sorted(done["latent_dim"].unique())
+    drawn, axes = plotting.panels(len(dims), 3.4, 2.8, sharey=True)
+    for ax, dim in zip(axes, dims, strict=False):
+        at_dim = done[done["latent_dim"] == dim]
+        for objective, group in plotting.by_objective(at_dim):
+            ax.scatter(group["rate"], group["reconstruction_nll"], s=16, **plotting.look(objective), alpha=0.7)
+            ax.scatter([], [], s=24, **plotting.look(objective), label=objective_name(objective))
+        ax.set_xscale("symlog", linthresh=1)
+        ax.set(xlim=(-0.2, 2 * at_dim["rate"].max()), title=f"{dim:g} dimensions", xlabel=label("rate"))
+        vae = at_dim[at_dim["objective"] == "elbo"]
+        if len(vae):
+            rate = np.geomspace(1, 1 + vae["reconstruction_nll"].max(), 200) - 1
+            spent = (vae["rate"] + vae["reconstruction_nll"]).mean()
+            ax.plot(rate, spent - rate, color="0.5", lw=0.6, zorder=0.5)
+    plotting.span(axes[0], done["reconstruction_nll"])
+    axes[0].set_ylabel(label("reconstruction_nll"))
+    plotting.legend(drawn, {"the VAE’s ELBO": {"color": "0.5", "lw": 0.6}})
+    return drawn.captioned(
+        done,
+        "A dot is a run. Further to the right more is paid for the code, further down more of the image is kept. Along "
+        "the thin line rate and reconstruction add up to the VAE’s −ELBO, above it the ELBO is worse. A rate that buys "
+        "no reconstruction is spent on codes that do not match the prior, or on what the decoder does not read.",
+    )
+
+
+@plotting.figure
 def plot_latent_plane(runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarray]]) -> Captioned:
     """Return the codes of test images in two dimensions, a panel per objective, coloured by class.
 
@@ -246,7 +285,7 @@ def plot_latent_plane(runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarr
     most = max((int(found.max()) for found in labels.values()), default=-1)  # -1: without labels
     labelled, n_classes = most >= 0, max(10, most + 1)
     colors = "tab10" if n_classes == 10 else "turbo"
-    shape = (2.9, 2.6, 3) if len(z) < 10 else (2.1, 1.9, 6)
+    shape = (2.9, 2.6, 0) if len(z) < 10 else (2.1, 1.9, 6)
     drawn, axes = plotting.panels(len(z), *shape, sharex=True, sharey=True)
     angle, extent = np.linspace(0, 2 * np.pi, 100), 4.5
     for ax, (objective, codes) in zip(axes, z.items(), strict=False):

@@ -6,7 +6,7 @@ How a verdict follows is `infovae.claims.verdicts`; `claims.csv` has the numbers
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import pandas as pd
@@ -15,8 +15,10 @@ from IPython.display import Markdown
 from infovae.claims.intervals import LEVEL
 from infovae.claims.statements import MATCHED, USE_AND_MATCH, ledger
 from infovae.labels import as_markdown, format_number
+from infovae.publishing.report import Published
 from infovae.publishing.site import SYMBOLS
 from infovae.publishing.tables import show_table
+from infovae.publishing.ways import the_authors_way
 
 
 class Part(NamedTuple):
@@ -49,11 +51,14 @@ bound, or what is left to it."""
 def show_verdicts(experiment: str, runs: pd.DataFrame, history: pd.DataFrame) -> Markdown:
     """Return the statements that an experiment judges, by its runs alone."""
     claims = ledger({experiment: runs}, {experiment: history})
-    return show_claims(claims[claims["experiment"] == experiment])
+    return show_claims(claims[claims["experiment"] == experiment].drop(columns="p_ledger"))
 
 
 def show_claims(claims: pd.DataFrame) -> Markdown:
-    """Return a ledger for a notebook, a row per statement, in every word; what is decided stands first."""
+    """Return a ledger for a notebook, a row per statement, in every word; what is decided stands first.
+
+    A verdict is marked † that does not survive Holm's correction over all statements, where the claims have it.
+    """
     if (claims["verdict"] == "not measured").all():
         return show_table(claims[:0])
     claims = claims.sort_values("verdict", key=lambda verdicts: verdicts.map(list(SYMBOLS).index), kind="stable")
@@ -76,8 +81,10 @@ def _row(claim: pd.Series) -> dict[str, str]:
     low, high = map(format_number, sorted(ends))
     by_seed = [format_number(part.value(float(effect))) for effect in _text(claim["by_seed"]).split()]
     partly = {"reproduced": f" for {where}; the others were not run", "not reproduced": f" for {where}"}
+    unsure = verdict in partly and claim.get("p_ledger", 0) >= LEVEL
     return {
         "verdict": f"{SYMBOLS[verdict]} {verdict}"
+        + (" †" if unsure else "")
         + (f": {why}" if why else "")
         + (partly.get(verdict, "") if where else ""),
         "statement": claim["statement"],
@@ -89,6 +96,28 @@ def _row(claim: pd.Series) -> dict[str, str]:
         "by seed": " · ".join(by_seed) or "–",
         "source": claim["source"],
     }
+
+
+def show_both_ways(claims: pd.DataFrame, published: Mapping[str, Published]) -> Markdown:
+    """Return each statement that the authors' way of measuring moves: its verdict and decisive condition by both ways.
+
+    `claims` are by our way. Where none is moved the table is empty.
+    """
+    judged = {name: published[name] for name in ("divergence_comparison", "semi_supervised") if name in published}
+    runs = {name: the_authors_way(found.runs) for name, found in judged.items()}
+    theirs = ledger(runs, {name: found.history for name, found in judged.items()}).set_index("claim")
+    ours = claims[claims["experiment"].isin(list(judged))].set_index("claim")
+    rows = []
+    for name in ours.index[ours["verdict"] != "not measured"]:
+        both = [_row(frame.loc[name].drop("p_ledger")) for frame in (ours, theirs)]
+        if both[0] == both[1]:
+            continue
+        row = {"statement": ours.loc[name, "statement"], "needed": both[0]["needed"]}
+        for way, found in zip(("ours", "the authors’ way"), both, strict=True):
+            decisive = "" if found["decisive condition"] == "–" else f", {found['decisive condition']}"
+            row |= {f"verdict, {way}": found["verdict"], way: found["ours, with 95 % interval"] + decisive}
+        rows.append(row)
+    return show_table(pd.DataFrame(rows))
 
 
 def _text(cell: object) -> str:
@@ -123,8 +152,9 @@ def summarize(claims: pd.DataFrame) -> str:
     if len(decided):
         n_sure = int((decided["p_ledger"] < LEVEL).sum())
         text += f" {n_sure} of the {len(decided)} verdicts survive Holm’s correction over all statements."
+        text += " The others have a † in the table." if n_sure < len(decided) else ""
     refuted = [
-        row["statement"] + ("" if row["p_ledger"] < LEVEL else " (This does not survive that correction.)")
+        row["statement"] + ("" if row["p_ledger"] < LEVEL else " †")
         for _, row in claims[claims["verdict"] == "not reproduced"].iterrows()
     ]
     return "\n- ".join([as_markdown(text) + (" Not reproduced:\n" if len(refuted) else ""), *map(as_markdown, refuted)])

@@ -24,12 +24,19 @@ from infovae.publishing.report import Published
 from infovae.publishing.tables import AT_CAP
 from infovae.publishing.ways import (
     batch_statistics,
-    capitalise,
     excess_on_test_images,
     nearest_to_prior,
     spread_against_mmd,
 )
-from infovae.publishing.wording import say, say_differences, say_dimensions, say_information, say_interval, say_match
+from infovae.publishing.wording import say, say_dimensions, say_information, say_interval, say_match
+from infovae.publishing.worth import (
+    classes_in_code,
+    sample_quality,
+    samples_against_mmd,
+    worth_of_code,
+    worth_of_mmd_where_images_are_few,
+    worth_on_all_images,
+)
 
 Variants = Mapping[str, Mapping[str, Any]]
 """Words for each variant -> the fields that tell it from the others, and their values."""
@@ -83,71 +90,6 @@ def tell(about: str, found: Mapping[str, pd.DataFrame], say: Callable[[pd.DataFr
         return ""
     listed = ". ".join(f"{words}: {say(group)}" for words, group in found.items())
     return f"{about} ({count_seeds(next(iter(found.values())))}). {listed}."
-
-
-def sample_quality(runs: pd.DataFrame) -> str:
-    """What a used code is worth in samples."""
-    metrics = {"frechet_distance": "Fréchet distance", "class_cross_entropy": "class cross-entropy"}
-    columns = [*metrics, "frechet_distance_real"]
-    known = finished(runs, *columns).dropna(subset=columns)
-    groups = {name: group.set_index("seed") for name, group in by_objective(known)}
-    empty = [name for name, group in groups.items() if (group["mutual_information"] < EMPTY_CODE).all()]
-    if not groups:
-        return ""
-    real = (
-        "Validation images, as many as there are samples, have a Fréchet distance of "
-        f"{format_number(known['frechet_distance_real'].mean())}."
-    )
-    gains = {
-        metric: say_differences(
-            {name: group[metric] for name, group in groups.items() if name not in empty}, groups[empty[0]][metric]
-        )
-        for metric in (metrics if len(empty) == 1 else ())
-    }
-    parts = [
-        f"{objective_name(name)} {' and '.join(say(group[metric]) for metric in metrics)}"
-        + (", empty code" if name in empty else "")
-        for name, group in groups.items()
-        if name in empty or not any(gains.values())
-    ]
-    text = f"{' and '.join(metrics.values())} of samples, in {say_dimensions(known)}: {'; '.join(parts)}. {real}"
-    if any(gains.values()):
-        text += " With 95 % intervals over seeds, each by itself, below 0 where a used code is better."
-    for metric, said in gains.items():
-        text += f" {capitalise(metrics[metric])} less that of the empty code: {said}." if said else ""
-    return text
-
-
-def classes_in_code(runs: pd.DataFrame) -> str:
-    """What the code knows of the classes."""
-    columns = ["svm_error_sampled", "svm_error"]
-    known = finished(runs, *columns).dropna(subset=columns)
-    mean = {name: [100 * group[column].mean() for column in columns] for name, group in by_objective(known)}
-    listed = [
-        f"{objective_name(n)} {mean[n][0]:.1f} ({mean[n][1]:.1f})" for n in sorted(mean, key=lambda n: mean[n][0])
-    ]
-    return (
-        f"Error in % of a support vector machine with few labels, on a draw of z, in brackets on E[z|x], in "
-        f"{say_dimensions(known)}, least first: {join(listed)}."
-        if listed
-        else ""
-    )
-
-
-def worth_of_code(runs: pd.DataFrame) -> str:
-    """What a code is worth in likelihood."""
-    by_seed = {name: group.set_index("seed")["nll"] for name, group in by_objective(finished(runs, "nll"))}
-    nothing = pd.Series(dtype=float)
-    of_vae, of_control = by_seed.get("elbo", nothing), by_seed.pop("unconditional", nothing)
-    gains = say_differences(by_seed, of_control)
-    others = say_differences({name: nll for name, nll in by_seed.items() if name != "elbo"}, of_vae)
-    return (
-        f"Bound on −log p(x) less that of a PixelCNN without a code, in nats, in {say_dimensions(runs)}, with 95 % "
-        f"intervals over seeds; below 0 the model with a code is better: {gains}."
-        + (f" Less that of the VAE: {others}." if others else "")
-        if gains
-        else ""
-    )
 
 
 def toy_posterior(runs: pd.DataFrame) -> str:
@@ -335,7 +277,8 @@ def learning_rate(runs: pd.DataFrame) -> str:
         return f"{text}."
     gains = losses.loc[used] - losses.loc[best]
     said = [f"{format_number(gains[name])} nats for {objective_name(name)}" for name in PALETTE if name in gains]
-    return f"{text}: lower by {join(said)}."
+    at_edge = "" if losses.index.min() < best < losses.index.max() else " The least may lie beyond those tried."
+    return f"{text}: lower by {join(said)}.{at_edge}"
 
 
 FINDINGS: dict[str, tuple[Callable[[pd.DataFrame], str], ...]] = {
@@ -346,9 +289,11 @@ FINDINGS: dict[str, tuple[Callable[[pd.DataFrame], str], ...]] = {
         excess_on_test_images,
         batch_statistics,
         sample_quality,
+        samples_against_mmd,
+        worth_on_all_images,
     ),
     "toy": (toy_posterior,),
-    "variance": (spread_of_codes,),
+    "variance": (spread_of_codes, worth_of_mmd_where_images_are_few),
     "labels": (classes_in_code,),
     "likelihood": (worth_of_code,),
     "tuning": (learning_rate,),
@@ -361,6 +306,9 @@ def list_findings(published: Mapping[str, Published]) -> str:
     """Return the findings in Markdown, and a line with those that there are no runs for."""
     runs = {"comparison": pool(published, "divergence_comparison"), "all": pool(published)}
     runs["labels"] = pool(published, "semi_supervised")
+    if "semi_supervised" in published:
+        labelled = published["semi_supervised"].runs
+        runs["labels"] = pd.concat([runs["labels"], labelled[labelled["objective"] == "pixels"]])
     named = {
         "toy": "amortized_inference", "variance": "variance_overestimation", "likelihood": "log_likelihood",
         "tuning": "tuning",

@@ -6,10 +6,15 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from infovae.claims.intervals import SEEDS_FOR_INTERVAL, half_width
+from infovae.claims.intervals import LEVEL, SEEDS_FOR_INTERVAL, half_width, holm, p_value, welch
 from infovae.config import EMPTY_CODE
 from infovae.labels import format_number, objective_name
-from infovae.plotting import count_seeds
+from infovae.plotting import count_seeds, join
+
+
+def capitalise(words: str) -> str:
+    """Return words as they stand at the beginning of a sentence."""
+    return words[:1].upper() + words[1:]
 
 
 def say(values: pd.Series) -> str:
@@ -45,3 +50,36 @@ def say_differences(by_seed: Mapping[str, pd.Series], reference: pd.Series) -> s
     pairs = {name: (metric - reference).dropna() for name, metric in by_seed.items()}
     said = {name: say_interval(pair) for name, pair in pairs.items() if len(pair) >= SEEDS_FOR_INTERVAL}
     return "; ".join(f"{objective_name(name)} {interval}" for name, interval in said.items())
+
+
+def say_corrected(by_seed: Mapping[str, pd.Series], reference: pd.Series, paired: bool = False) -> str:
+    """Return which of the differences of `say_differences` survive Holm's correction for all of them; empty where none.
+
+    By Student's test of the pairs, and by Welch's test of all seeds unless `paired`: values of one seed that share no
+    images need not vary together, and pairing them leaves out the seeds that one side lacks.
+    """
+    pairs = {name: (metric - reference).dropna() for name, metric in by_seed.items()}
+    several = {name: pair for name, pair in pairs.items() if len(pair) >= SEEDS_FOR_INTERVAL}
+    if len(several) < 2:
+        return ""
+    means = pd.Series({name: pair.mean() for name, pair in several.items()})
+    tests = {"paired by seed": (means, pd.Series({name: p_value(pair) for name, pair in several.items()}))}
+    if not paired:
+        unpaired = pd.Series({name: welch(by_seed[name], reference)[2] for name in several})
+        all_seeds = pd.Series({name: by_seed[name].mean() - reference.mean() for name in several})
+        tests["not paired, all seeds (Welch)"] = all_seeds, unpaired
+    said = {way: _say_sides(mean[holm(p) < LEVEL]) for way, (mean, p) in tests.items()}
+    corrected = f"corrected for {len(several)} comparisons (Holm)"
+    if len(set(said.values())) == 1:
+        return f"{capitalise(' or '.join(said))}, and {corrected}: {next(iter(said.values()))}."
+    first, second = (f"{way}: {sides}." for way, sides in said.items())
+    return f"{capitalise(corrected)}, {first} {capitalise(second)}"
+
+
+def _say_sides(differences: pd.Series) -> str:
+    """Return the names of decided differences as "VAE below 0, Stein above"; "none is decided" without any."""
+    sides = {"below 0": differences[differences < 0], "above 0": differences[differences > 0]}
+    parts = [
+        f"{join(objective_name(name) for name in found.index)} {side}" for side, found in sides.items() if len(found)
+    ]
+    return ", ".join(parts) or "none is decided"
