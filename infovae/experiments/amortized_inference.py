@@ -125,8 +125,8 @@ def plot_inference(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
     floors = sorted(runs["decoder_min_std"].unique(), reverse=True)
     drawn, axes = plotting.panels(3 * len(floors), 3.2, 1.9, sharex=True)
     done = plotting.finished(runs, "mutual_information")
-    used = done[done["mutual_information"] >= EMPTY_TOY_CODE]
-    chosen = used[["run_id", "objective", "alpha", "decoder_min_std"]]
+    empty = done["mutual_information"] < EMPTY_TOY_CODE
+    chosen = runs.loc[~runs.index.isin(done.index[empty]), ["run_id", "objective", "alpha", "decoder_min_std"]]
     course = history.reindex(columns=["run_id", "step", *metrics]).merge(chosen, on="run_id")
     for ax, (floor, metric) in zip(axes, itertools.product(floors, metrics), strict=True):
         at_floor = course[course["decoder_min_std"] == floor]
@@ -145,6 +145,6 @@ def plot_inference(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
         course,
         "Left: 0 where inference is exact. Middle: 0 where q(z) matches the prior. Right: the ELBO is log p(x) − "
         "KL(q(z|x) ‖ p(z|x)), and may grow while the KL grows too. Spikes of the first half may leave the frame."
-        + (f" {plotting.count(range(n), 'run')} with an empty code left out." if (n := len(done) - len(used)) else "")
+        + (f" {plotting.count(range(empty.sum()), 'run')} with an empty code left out." if empty.any() else "")
         + plotting.bold(runs),
     )

@@ -154,7 +154,7 @@ def summarize(claims: pd.DataFrame) -> str:
         text += f" {n_sure} of the {len(decided)} verdicts survive Holm’s correction over all statements."
         text += " The others have a † in the table." if n_sure < len(decided) else ""
     refuted = [
-        row["statement"] + ("" if row["p_ledger"] < LEVEL else " †")
+        row["statement"] + ("" if row["p_ledger"] < LEVEL else " (This does not survive that correction.)")
         for _, row in claims[claims["verdict"] == "not reproduced"].iterrows()
     ]
     return "\n- ".join([as_markdown(text) + (" Not reproduced:\n" if len(refuted) else ""), *map(as_markdown, refuted)])

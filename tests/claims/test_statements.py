@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from infovae.claims import authors
-from infovae.claims.intervals import half_width, holm, p_value
+from infovae.claims.intervals import half_width, holm, p_value, welch
 from infovae.claims.statements import CLAIMS, conditions, ledger
 from infovae.claims.verdicts import _may_cross, add_course, judge, judge_conditions
 from infovae.config import OBJECTIVES
@@ -144,6 +144,19 @@ def test_interval_is_students() -> None:
     assert math.isnan(half_width(values[:1])) and p_value(values[:1]) == 1
     assert p_value(values) == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
     assert p_value(pd.Series([2.0, 2.0])) == 0 and p_value(pd.Series([0.0, 0.0])) == 1
+
+
+def test_welch_by_hand() -> None:
+    """Of equal variances and sizes the degrees of freedom are those of the pooled test, here 4."""
+    a, b = pd.Series([1.0, 2.0, 3.0]), pd.Series([5.0, 6.0, 7.0])
+    low, high, p = welch(a, b)
+    half = 2.776445 * (2 / 3) ** 0.5  # t(0.975, 4)
+    assert (low, high) == pytest.approx((-4 - half, -4 + half))
+    assert p == pytest.approx(0.008050, rel=1e-3)  # of t = 4.898979
+    unequal = welch(a, pd.Series([5.0, 6.0, 7.0, 6.0, 6.0, 6.0]))
+    assert unequal[1] - unequal[0] > 0 and unequal[2] > p / 10
+    assert welch(a * 0 + 1, b * 0 + 1)[2] == 1 and welch(a * 0 + 1, b * 0 + 2) == (-1, -1, 0)
+    assert all(math.isnan(x) for x in welch(a[:1], b))
 
 
 def test_holm_by_hand() -> None:
