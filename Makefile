@@ -62,7 +62,7 @@ reproduce: .venv
 train: .venv
 	@$(RUN) train --profile "$$PROFILE"
 
-## Publish what is trained of PROFILE; train nothing
+## Publish what is trained of PROFILE; train no run of it
 publish: .venv
 	@export INFOVAE_TRAIN=0; $(RUN) reproduce --profile "$$PROFILE"
 

@@ -95,7 +95,8 @@ kernels of the authors' code. `aae` is the paper's special case, Jensen at alpha
 
 DEVIATION: `jensen` and `wasserstein` have the weight 10. Beside a reconstruction of about 90 nats the weight 1 counts
 for little near a match; the authors' adversary has the weight 784 and a critic so slow (learning rate 2e-5) that q(z)
-is far from p(z) for the first 25,000 steps. `make run EXPERIMENT=sensitivity` trains with these weights.
+is far from p(z) for the first 25,000 steps. The variants `jensen_784` and `wasserstein_slow` of
+`sensitivity` are trained with these.
 
 DEVIATION: `mmd_annealed` and the objectives from `chi2` on are not the paper's, and are not tuned. `free_bits`,
 `bn_vae` and `unconditional` are baselines. The weights of `energy`, `sinkhorn` and `sliced_wasserstein` make the
@@ -139,8 +140,8 @@ class RunConfig(Settings):
         Weights of the InfoVAE objective (paper, eq. 6): (1 - alpha) on the rate KL(q(z|x)||p(z)), (lambda_ + alpha - 1)
         on the divergence D(q(z)||p(z)). Both weights must be non-negative.
     lambda_start : float or None
-        DEVIATION: when given (`mmd_annealed`), lambda_ rises geometrically from this value over the first
-        `lambda_warmup` of the steps.
+        Where lambda_ starts from; None: it is constant. DEVIATION: the objectives with a `lambda_start` let lambda_
+        rise geometrically from it over the first `lambda_warmup` of the steps; the paper's is constant.
     kernel, bandwidth : kernel of the MMD in the training loss, see `divergences.make_kernel`; Stein's is rbf with
         `stein_bandwidth`.
     n_prior_draws : draws of the prior that the MMD compares the codes of a batch with.

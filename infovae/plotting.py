@@ -6,13 +6,12 @@ matplotlib's own settings, whatever a user's matplotlibrc says. No figure comput
 
 from __future__ import annotations
 
-import functools
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import matplotlib.style
 import numpy as np
@@ -43,7 +42,6 @@ MARKERS = {name: (_LOOKS | _AGAIN)[name][1] for name in OBJECTIVE_WORDS}
 
 DPI = 200
 NOTE: dict[str, Any] = {"fontsize": 7, "color": "0.35"}
-P = ParamSpec("P")
 
 
 class Captioned(Figure):
@@ -63,16 +61,16 @@ class Captioned(Figure):
     @property
     def alt(self) -> str:
         """What the figure shows: its panels and axes, the entries of its legend; of pictures, how to read them."""
-        shown = []
-        for ax in [ax for ax in self.axes if ax.get_label() != "<colorbar>"]:
+        shown, axes = [], [ax for ax in self.axes if ax.get_label() != "<colorbar>"]
+        for ax in axes:
             words = " ".join(text for text in (ax.get_title(), ax.get_ylabel()) if text).replace("\n", " ")
             against = f"against {ax.get_xlabel()}" if ax.get_xlabel() else ""
             shown += [text] if (text := f"{words} {against}".strip()) else []
         entries = [text.get_text() for box in self.legends for text in box.get_texts()]
         named = "; ".join(dict.fromkeys(shown))
-        text = f"{count(shown, 'panel')}: {named}." + (f" Shown: {join(entries)}." if entries else "")
-        axes = any(ax.get_xlabel() or ax.get_ylabel() for ax in self.axes)
-        return text if axes else f"{text} {self.caption}".strip()
+        text = f"{count(axes, 'panel')}: {named}." + (f" Shown: {join(entries)}." if entries else "")
+        labelled = any(ax.get_xlabel() or ax.get_ylabel() for ax in self.axes)
+        return text if labelled else f"{text} {self.caption}".strip()
 
     def to_png(self) -> bytes:
         """Return the figure, as it is when first asked, as a PNG of few colours: a quarter of the size of all."""
@@ -114,15 +112,8 @@ def display_width(png: bytes) -> int:
     return int.from_bytes(png[16:20], "big") * 100 // DPI  # of the IHDR chunk, which comes first
 
 
-def figure(plot: Callable[P, Captioned]) -> Callable[P, Captioned]:
-    """Mark a function that returns a figure: it draws under matplotlib's default settings."""
-
-    @functools.wraps(plot)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> Captioned:
-        with matplotlib.style.context("default"):
-            return plot(*args, **kwargs)
-
-    return drawn
+figure = matplotlib.style.context("default")
+"""Mark a function that returns a figure: it draws under matplotlib's default settings."""
 
 
 def panels(n: int, width: float, height: float, n_columns: int = 0, **share: Any) -> tuple[Captioned, list[Axes]]:
@@ -295,13 +286,12 @@ def select_arrays(
     return {name: found[name] for name in PALETTE if name in found}
 
 
-def ideal(ax: Axes, value: float, name: str, right: bool = False) -> None:
-    """Draw the value that would be ideal, or a limit, as a thin line with its name at its left or right end."""
+def ideal(ax: Axes, value: float, name: str) -> None:
+    """Draw the value that would be ideal, or a limit, as a thin line with its name at its left end."""
     ax.axhline(value, color="0.5", lw=0.6, zorder=0.5)
     place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "zorder": 0.6}
-    end: dict[str, Any] = {"xytext": (-3 if right else 3, 1), "ha": "right" if right else "left"}
     box = {"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.6}
-    ax.annotate(name, (float(right), value), va="bottom", bbox=box, **end, **place, **NOTE)
+    ax.annotate(name, (0, value), (3, 1), va="bottom", bbox=box, **place, **NOTE)
 
 
 def logarithmic(ax: Axes, linear_below: float | None, which: Literal["x", "y"] = "y") -> None:

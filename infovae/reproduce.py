@@ -107,6 +107,8 @@ def reproduce(profile: str, folder: Path) -> list[str]:
 
         # by experiment, so that the first notebook can be read while the others still train
         tasks = [task._replace(rank=i) for i, found in enumerate(wanted.values()) for task in found]
+        for name in set(MODULES) - set(experiments):  # published when the profile still had it
+            withdraw(folder / name)
         runs = sweep(tasks, store, publish_ready)
         problems += describe_failures(runs)
         publish_runs(tasks, store, folder, _whose_weights(profile, experiments))

@@ -16,16 +16,18 @@ from infovae.config import N_MEASURED, RunConfig
 from infovae.data.datasets import Batches, ImageData, observe, static_binarization
 from infovae.evaluation import WATCH_SEED_OFFSET, encode, latent, measuring_device
 from infovae.evaluation.images import STATIC_SEEDS
+from infovae.evaluation.posterior import posterior_metrics
 from infovae.model import divergences
 from infovae.model.build import Model, build_model
 from infovae.model.networks import cast_weights, spread_means
 from infovae.model.objective import Terms, charged_rate, info_vae_loss, make_divergence, make_lambda
+from infovae.model.scalar import ScalarDecoder
 from infovae.refusals import ParameterError, flag, shorten
 
 N_LOGGED = 20
 """Rows of a run's history beside those at `measured_steps`: only at these does the host wait for the device."""
 N_VALIDATION = 500
-"""Validation images on which each logged row has the squared MMD."""
+"""Validation images on which a logged row has the squared MMD; at `measured_steps` it is on `N_MEASURED`."""
 
 
 class TrainingDiverged(RuntimeError):
@@ -182,7 +184,9 @@ def validation_metrics(model: Model, x: Tensor, generator: torch.Generator, meas
     if measured:
         metrics["mutual_information"] = latent.mutual_information(z, mu, std)
         metrics["log_det_cov_per_dim"] = latent.log_det_covariance_per_dim(mu, std)
-    return metrics | model.decoder.exact_metrics(model.encoder)
+    if isinstance(model.decoder, ScalarDecoder) and model.latent_dim == 1:
+        metrics |= posterior_metrics(model.encoder, model.decoder)
+    return metrics
 
 
 def choose_precision(config: RunConfig, device: torch.device) -> Literal["float32", "bfloat16"]:

@@ -13,9 +13,9 @@ from infovae.config import LatentEvaluation, RunConfig
 from infovae.data import datasets
 from infovae.data.datasets import Batches, ImageData
 from infovae.evaluation import evaluate
+from infovae.evaluation.posterior import posterior_metrics
 from infovae.model.build import build_model
 from infovae.model.objective import lambda_at
-from infovae.model.quadrature import posterior_metrics
 from infovae.training import (
     N_LOGGED,
     Training,

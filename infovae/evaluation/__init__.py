@@ -1,6 +1,6 @@
 """One module per kind of reported number, its recipe in it; `evaluate` applies one of them to a trained model.
 
-The exact posterior of a one-dimensional code has no recipe of its own: see `quadrature`.
+The exact posterior of a one-dimensional code has no recipe of its own: see `posterior`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def evaluate(
     Metrics by name, and arrays by name for the figures.
     """
     from infovae.evaluation import latent, likelihood, samples, semi_supervised
-    from infovae.model.quadrature import posterior_densities, posterior_metrics
+    from infovae.evaluation.posterior import posterior_densities, posterior_metrics
 
     device = measuring_device(device)
     model = model.to(device) if model else None

@@ -107,7 +107,7 @@ def plot_posteriors(runs: pd.DataFrame, arrays: Sequence[Mapping[str, np.ndarray
 
 
 def draw_posteriors(ax: Axes, kept: Mapping[str, Any]) -> None:
-    """Draw one panel of `plot_posteriors`, from what `quadrature.posterior_densities` returns."""
+    """Draw one panel of `plot_posteriors`, from what `evaluation.posterior.posterior_densities` returns."""
     minus, plus = kept["q_z_given_x"] @ kept["z"] / kept["q_z_given_x"].sum(1)  # which is on the right
     z = kept["z"] if plus >= minus else -kept["z"]
     colors = (plotting.PALETTE["jensen"], plotting.PALETTE["stein"])

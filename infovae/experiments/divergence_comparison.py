@@ -175,7 +175,8 @@ def plot_five_panels(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
         done,
         f"Measured the authors’ way. {plotting.spread(runs)} Closer to 0 is better in the first three panels, higher "
         f"in the fourth. The training curves are of validation images, in {_headline_dim(runs):g} dimensions; "
-        f"in the grey an estimate from 500 images may be 0.{plotting.bold(runs)}" + (theirs_too if len(theirs) else ""),
+        f"in the grey an estimate from 500 images, as most are, may be 0.{plotting.bold(runs)}"
+        + (theirs_too if len(theirs) else ""),
     )
 
 
@@ -223,7 +224,7 @@ def plot_over_training(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
         course,
         "On validation images. A line that still moves at its end would change with more training. One that is level "
         "may be so because the learning rate has fallen to 0. Grey: what 500 images leave uncertain of a squared MMD, "
-        "3 standard deviations in 10 dimensions." + plotting.bold(runs),
+        "3 standard deviations in 10 dimensions; at ten steps it is on 5,000." + plotting.bold(runs),
     )
 
 

@@ -134,9 +134,7 @@ def plot_spread(runs: pd.DataFrame) -> Captioned:
             ax.plot(theirs["n_train"], theirs["log_det_cov_total"] / AUTHORS_DIM, **style)
         plotting.ideal(ax, 0, "match")
         sizes = sorted({*runs["n_train"], *(curves["n_train"] if "none" in kinds else ())})
-        ax.set_xscale("log")
         ax.set_xticks(sizes, plotting.thousands(sizes))
-        ax.minorticks_off()
         if kind == kinds[0]:
             ax.set_title("on training images" if part == "train" else "on test images")
         if kind == kinds[-1]:

@@ -29,9 +29,12 @@ def jensen_code_loss(logits_code: Tensor, saturating: bool) -> Tensor:
     Saturating (minimax): E_q log sigmoid(-T) / 2, whose gradient is that of JS(q, p) at the best critic, but vanishes
     where the critic is sure: JS is at most log 2.
 
-    DEVIATION: otherwise, and by default, -E_q log sigmoid(T) / 2. At the best critic its gradient is that of
-    KL(q||p) / 2 - JS(q, p), which has no upper bound (Arjovsky and Bottou 2017, theorem 2.5). Near a match the two
-    gradients agree to the first order, so there the weight multiplies JS in nats.
+    Else: -E_q log sigmoid(T) / 2.
+
+    DEVIATION: unless `saturating` is set, the encoder is trained with -E_q log sigmoid(T) / 2 and not with the loss of
+    minimax. At the best critic its gradient is that of KL(q||p) / 2 - JS(q, p), which has no upper bound (Arjovsky and
+    Bottou 2017, theorem 2.5). Near a match the two gradients agree to the first order, so there the weight multiplies
+    JS in nats.
     """
     return (-softplus(logits_code) if saturating else softplus(-logits_code)).mean() / 2
 

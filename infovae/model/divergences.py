@@ -78,9 +78,10 @@ def two_sigma_squared(dim: int, bandwidth: Bandwidth, reference: Tensor | None =
     Parameters
     ----------
     bandwidth
-        `"paper"`: dim^2, which makes the kernel exp(-d^2 / dim^2) as in the authors' code. `"prior"`: 2 dim, the mean
-        squared distance of two draws of N(0, I). `"median"`: the median squared distance within `reference`, without
-        gradient, from at most `MEDIAN_ROWS` evenly spaced rows. A positive number: sigma itself.
+        `"paper"`: dim^2, which makes the kernel exp(-d^2 / dim^2) as in the authors' scripts of the toy and of few
+        images. `"prior"`: 2 dim, the mean squared distance of two draws of N(0, I), as in their code of the PixelCNN.
+        `"median"`: the median squared distance within `reference`, without gradient, from at most `MEDIAN_ROWS` evenly
+        spaced rows. A positive number: sigma itself.
     reference
         (n, dim) samples, needed by `"median"` alone.
 
@@ -131,7 +132,7 @@ def make_kernel(name: KernelName, dim: int, bandwidth: Bandwidth = "paper", refe
 
 
 def reporting_kernel(dim: int) -> Kernel:
-    """Return the kernel of every reported squared MMD: exp(-d^2 / (2 dim)), the authors'."""
+    """Return the kernel of every reported squared MMD: exp(-d^2 / (2 dim)), that of the authors' PixelCNN code."""
     return make_kernel("rbf", dim, "prior")
 
 

@@ -109,10 +109,6 @@ class Decoder(nn.Module):
         """
         raise NotImplementedError
 
-    def exact_metrics(self, encoder: Encoder) -> dict[str, float]:
-        """Return what is known exactly of this decoder and an encoder, for a run's history: of most, nothing."""
-        return {}
-
 
 class IndependentDecoder(Decoder):
     """p(x|z) with independent pixels: `body` maps z (n, latent_dim) to logits (n, 1, H, W)."""

@@ -11,8 +11,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from infovae.model.networks import Encoder, Gaussian, GaussianDecoder, mlp
-from infovae.model.quadrature import posterior_metrics
+from infovae.model.networks import Gaussian, GaussianDecoder, mlp
 
 WIDTHS = (200, 200, 200)
 
@@ -58,7 +57,3 @@ class ScalarDecoder(GaussianDecoder):
     def sample(self, z: Tensor, uniforms: Tensor) -> Tensor:
         """Draw images (n, 1, 1, 1) by the inverse distribution function; any number, not 0 and 1 alone."""
         return ((self(None, z).quantile(uniforms) + 1) / 2).view(uniforms.shape)
-
-    def exact_metrics(self, encoder: Encoder) -> dict[str, float]:
-        """Return the distances of q(z|x) to the posterior and of q(z) to the prior, for a code of one dimension."""
-        return posterior_metrics(encoder, self) if self.latent_dim == 1 else {}

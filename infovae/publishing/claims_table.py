@@ -101,7 +101,7 @@ def _row(claim: pd.Series) -> dict[str, str]:
 def show_both_ways(claims: pd.DataFrame, published: Mapping[str, Published]) -> Markdown:
     """Return each statement that the authors' way of measuring moves: its verdict and decisive condition by both ways.
 
-    `claims` are by our way. Where none is moved the table is empty.
+    `claims` are by our way.
     """
     judged = {name: published[name] for name in ("divergence_comparison", "semi_supervised") if name in published}
     runs = {name: the_authors_way(found.runs) for name, found in judged.items()}
@@ -117,7 +117,7 @@ def show_both_ways(claims: pd.DataFrame, published: Mapping[str, Published]) -> 
             decisive = "" if found["decisive condition"] == "–" else f", {found['decisive condition']}"
             row |= {f"verdict, {way}": found["verdict"], way: found["ours, with 95 % interval"] + decisive}
         rows.append(row)
-    return show_table(pd.DataFrame(rows))
+    return show_table(pd.DataFrame(rows)) if rows else Markdown("No statement is moved by it.")
 
 
 def _text(cell: object) -> str:

@@ -22,7 +22,7 @@ from infovae.experiments import MODULES, Experiment, make_experiment
 from infovae.labels import as_markdown, format_number, label, objective_name
 from infovae.paths import PROJECT_ROOT, write_atomically
 from infovae.plotting import Captioned, by_objective, count, count_seeds, display_width, finished
-from infovae.publishing.tables import show_table, write_tables
+from infovae.publishing.tables import WORDS, show_table, write_tables
 from infovae.refusals import ParameterError
 from infovae.runs.store import to_json
 
@@ -148,7 +148,9 @@ def describe_budget(experiment: Experiment, runs: pd.DataFrame) -> str:
 
 def format_command(experiment: Experiment) -> str:
     """Return the command that makes an experiment's numbers: the parameters that differ from the defaults."""
-    changed = experiment.model_dump(mode="json", exclude_defaults=True)
+    given, fields = dict(experiment), type(experiment).model_fields
+    usual = {name: f.get_default(call_default_factory=True, validated_data=given) for name, f in fields.items()}
+    changed = experiment.model_dump(mode="json", include={name for name in fields if given[name] != usual[name]})
     pieces = [f"{name}={json.dumps(value, separators=(',', ':'))}" for name, value in changed.items()]
     parameters = " ".join(pieces).replace('"', "")  # a shell's quotes stand around it; bare words are read as text
     return f"make run EXPERIMENT={experiment.name}" + (f' PARAMS="{parameters}"' if parameters else "")
@@ -232,7 +234,7 @@ def describe_missing(
         for column in experiment.conditions:
             done = set(runs.loc[runs["status"] == "done", column]) if column in runs else set()
             without = [value for value in dict.fromkeys(lacking[column]) if value not in done] if done else []
-            words = [objective_name(value) if isinstance(value, str) else format_number(value) for value in without]
+            words = [WORDS.get(column, str)(x) if isinstance(x, str) else format_number(x) for x in without]
             if words:
                 parts.append(f"none for {label(column)} {', '.join(words)}")
         lines.append(f"{experiment.title}: {'; '.join(parts)}.")
@@ -249,6 +251,7 @@ def compare_settings(runs: pd.DataFrame) -> pd.DataFrame:
     precisions = models.get("trained_precision", models["precision"]).value_counts()
     row = next(iter(of_first.values()))
     width = int(row["encoder_width"])
+    layers = f"conv {width}, {2 * width}, dense {8 * width}" if row["encoder"] == "conv" else row["encoder"]
     size = f", {row['pixelcnn_layers']:g} layers of {row['pixelcnn_channels']:g} maps"
     decoder = f"{row['decoder']}{size}, sees {row['receptive_radius']:g} pixels far"
     steps = [
@@ -259,7 +262,7 @@ def compare_settings(runs: pd.DataFrame) -> pd.DataFrame:
     steps[-1] += " falling to 0 in the second half" if row["learning_rate_decay"] else ""
     steps += [f"gradients clipped to ±{clip:g}"] if (clip := row.get("gradient_clip")) and clip == clip else []
     ours = {
-        "encoder": f"conv {width}, {2 * width}, dense {8 * width}, norm: {row['encoder_norm']}",
+        "encoder": f"{layers}, norm: {row['encoder_norm']}",
         "decoder": decoder if row["decoder"] in AUTOREGRESSIVE else row["decoder"],
         "training": ", ".join(steps),
         "arithmetic": ", ".join(f"{name} ({n} run{'s' if n > 1 else ''})" for name, n in precisions.items()),

@@ -125,7 +125,7 @@ def show_table(table: pd.DataFrame) -> Markdown:
                 "The same in every row: " + "; ".join(f"{name} {readable[name].iloc[0]}" for name in same) + "."
             )
         readable = readable.drop(columns=same)
-    if readable.map(lambda cell: "±" in str(cell)).any(axis=None):
+    if readable.map(lambda cell: " ± " in str(cell)).any(axis=None):
         notes.append("±: half of the 95 % interval of the mean over seeds, by Student; of few seeds it is wide.")
     if table.get("n_seeds", pd.Series()).between(2, SEEDS_FOR_INTERVAL - 1).any():
         notes.append(f"Of fewer than {SEEDS_FOR_INTERVAL} seeds: the mean alone, since the interval would be too wide.")

@@ -5,6 +5,7 @@
     STORE/runs/<run id>/checkpoint-<step>-<sum>.safetensors     the state of a run in progress
     STORE/runs/<run id>/<evaluation>.json    the numbers of one evaluation
     STORE/runs/<run id>/<evaluation>.npz     its arrays, for the figures: samples, codes
+    STORE/runs/<run id>/<run or evaluation>.failure    why it failed, until it is tried again
 
     RESULTS/PROFILE/runs/<run id>.json       a run as it was published: its record and every evaluation of it
     RESULTS/PROFILE/runs/<run id>.npz        its arrays
@@ -175,6 +176,7 @@ class Store:
         content = pack(arrays)
         path = folder / "runs" / f"{run_id}.json"
         record = {**run, "evaluations": parts, "arrays_sha256": _sha256(content)}
+        record.pop("published_weights_sha256", None)  # a run that another folder publishes has that folder's
         if weights and (model := self.load_weights(run_id)) is not None:
             model = round_weights(model)
             record["published_weights_sha256"] = _sha256(model)

@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from infovae import plotting
+from infovae.data.parsers import pad
 from infovae.labels import label, objective_name
 from infovae.plotting import Captioned
 from infovae.refusals import ParameterError
@@ -99,6 +100,7 @@ def ways_between(model: TrainedModel, starts: Array, ends: Array, steps: int = 8
 
     Between the two stand pictures of codes on the straight line from E[z|x] of the one to that of the other.
     """
+    starts, ends = (x if x.shape[1:] == model.image_shape else pad(x) for x in (starts, ends))
     rows = [
         np.stack([a / 255, *model.interpolate(a, b, steps=steps, expected=True), b / 255])
         for a, b in zip(starts, ends, strict=True)

@@ -143,7 +143,7 @@ class TrainedModel:
             values = values if values.shape[1:] == self.image_shape else pad(values)
         grey = torch.from_numpy(values)[:, None].float() / 255
         if tuple(grey.shape[2:]) != self.image_shape:
-            raise DataError(f"expected images of {self.image_shape}, found {images.shape[1:]} (height, width)")
+            raise DataError(f"expected images of {self.image_shape}, found {np.shape(images)[1:]} (height, width)")
         if self.config.binarization != "none":
             uniforms = torch.rand(self.image_shape, generator=torch.Generator().manual_seed(seed))
             grey = (uniforms < grey).float()

@@ -16,11 +16,10 @@ from torch.distributions import Normal, kl_divergence
 
 from infovae.config import PosteriorEvaluation, RunConfig
 from infovae.data.datasets import load
-from infovae.evaluation import evaluate
-from infovae.model import quadrature
+from infovae.evaluation import evaluate, posterior
+from infovae.evaluation.posterior import posterior_densities
 from infovae.model.build import Model, build_model
 from infovae.model.networks import Decoder, Encoder, Gaussian
-from infovae.model.quadrature import posterior_densities
 from infovae.paths import PROJECT_ROOT
 
 W, S = 1.5, 0.3
@@ -83,7 +82,7 @@ CODES: list[tuple[tuple[float, float], tuple[float, float]]] = [
 
 
 def posterior_metrics(model: Model, *grid: float) -> dict[str, float]:
-    return quadrature.posterior_metrics(model.encoder, model.decoder, *grid)  # type: ignore[arg-type]
+    return posterior.posterior_metrics(model.encoder, model.decoder, *grid)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("mu", "std"), CODES)

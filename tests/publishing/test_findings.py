@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from rows import runs_of
 
-from infovae.config import RunConfig
 from infovae.experiments import make_experiment
 from infovae.labels import format_number
 from infovae.publishing.findings import (
@@ -31,16 +31,6 @@ from infovae.publishing.ways import (
 )
 
 N_FINDINGS = sum(len(findings) for findings in FINDINGS.values())
-
-
-def runs_of(*choices: dict[str, Any], **metrics: Any) -> pd.DataFrame:
-    """Return finished runs of some configurations, with what was measured of each."""
-    rows = []
-    for choice in choices:
-        measured = {name: choice.pop(name) for name in list(choice) if name not in RunConfig.model_fields}
-        config = RunConfig(**choice).model_dump(mode="json")
-        rows.append({"run_id": str(sorted(config.items())), "status": "done", **config, **metrics, **measured})
-    return pd.DataFrame(rows)
 
 
 def published(runs: pd.DataFrame, name: str = "sensitivity") -> dict[str, Published]:

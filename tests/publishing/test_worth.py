@@ -3,6 +3,7 @@
 from typing import Any
 
 import pandas as pd
+from rows import runs_of
 
 from infovae.publishing.worth import (
     classes_in_code,
@@ -12,7 +13,6 @@ from infovae.publishing.worth import (
     worth_of_mmd_where_images_are_few,
     worth_on_all_images,
 )
-from tests.publishing.test_findings import runs_of
 
 
 def test_samples_of_an_empty_code_are_said_to_be_so() -> None:
