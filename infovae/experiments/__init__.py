@@ -15,8 +15,9 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
+import pandas as pd
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from infovae.claims.intervals import half_width
@@ -40,11 +41,7 @@ from infovae.config import (
 from infovae.data import sources
 from infovae.paths import PROJECT_ROOT
 from infovae.refusals import ParameterError, explain, shorten, unknown_name
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from infovae.runs.sweep import Task
+from infovae.runs.sweep import Task
 
 NOTEBOOKS = {path.stem.partition("_")[2]: path.stem for path in sorted((PROJECT_ROOT / "notebooks").glob("*.ipynb"))}
 """NAME -> NN_NAME of every notebook, in their order."""
@@ -159,8 +156,6 @@ class Experiment(Settings):
 
     def grid(self) -> list[Task]:
         """Return what `wanted` does as tasks of a sweep, each run once."""
-        from infovae.runs.sweep import Task
-
         return [Task(config, evaluations) for config, evaluations in dict(self.wanted()).items()]
 
     def drawn(self) -> list[Task]:
@@ -276,8 +271,6 @@ def aggregate(runs: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) -> 
     that no run has, has no mean. `n_missing` counts the group's runs that have no result, since they failed or were not
     run, and `why_missing` says so of each: no average is over survivors without saying so.
     """
-    import pandas as pd
-
     by = [column for column in by if column in runs]
     rows = []
     for key, group in runs.groupby(by, sort=False, dropna=False):

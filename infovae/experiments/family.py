@@ -22,7 +22,7 @@ from infovae.config import (
     Seed,
 )
 from infovae.experiments import HEADLINE_DIM, ImageExperiment, Several, Wanted, product
-from infovae.experiments.divergence_comparison import few_labels, usual_labels
+from infovae.experiments.compared_models import few_labels, usual_labels
 from infovae.labels import OBJECTIVE_WORDS, Words, label, objective_name
 from infovae.plotting import Captioned
 

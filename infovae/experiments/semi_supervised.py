@@ -10,13 +10,13 @@ from infovae import plotting
 from infovae.config import LatentEvaluation, PixelConfig
 from infovae.data import sources
 from infovae.experiments import Wanted
-from infovae.experiments.divergence_comparison import DivergenceComparison
+from infovae.experiments.compared_models import ComparedModels
 from infovae.plotting import Captioned, Panel
 
 ERRORS = ("svm_error", "svm_error_sampled", "tsvm_error", "svm_error_authors")
 
 
-class SemiSupervised(DivergenceComparison):
+class SemiSupervised(ComparedModels):
     """The very models of the divergence comparison, as feature extractors; the pixels themselves as baseline."""
 
     title = "Semi-supervised accuracy"

@@ -34,10 +34,10 @@ from infovae.config import (  # fmt: skip
 from infovae.experiments import Experiment, Several, Wanted, product, weights_at
 from infovae.labels import label, objective_name
 from infovae.plotting import Captioned, Panel
+from infovae.runs.sweep import Task
 
 if TYPE_CHECKING:
     from infovae.data.datasets import ImageData
-    from infovae.runs.sweep import Task
 
 KINDS = {
     "none": "grey images, Gaussian pixels",
@@ -104,8 +104,6 @@ class VarianceOverestimation(Experiment):
 
         On binarised images, as in the paper, where there are some.
         """
-        from infovae.runs.sweep import Task
-
         kind = "dynamic" if "dynamic" in self.binarizations else self.binarizations[0]
         few = {"n_train": min(self.n_trains), "seed": self.seeds[0], "binarization": kind}
         plane = self.model_copy(update={"latent_dim": 2})
