@@ -1,10 +1,11 @@
-"""What a reader sees for the name of a column or an objective, for a number, and for any text. CSV files keep names."""
+"""What a reader sees for the name of a column or an objective, for numbers and for lists. CSV files keep names."""
 
 from __future__ import annotations
 
 import math
 import re
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 _NLL = "bound on −log p(x), nats"
 
@@ -195,3 +196,14 @@ def format_mean(mean: float, half_width: float) -> str:
     if not -15 < places < 8:
         return f"{format_number(mean)} ± {format_number(half_width)}"
     return " ± ".join(f"{round(value, places):.{max(places, 0)}f}" for value in (mean, half_width))
+
+
+def join(words: Iterable[str]) -> str:
+    """Return words as a sentence lists them: "a, b and c"."""
+    *first, last = list(words) or ["nothing"]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def count(things: Any, name: str) -> str:
+    """Return "3 panels", or "1 panel"."""
+    return f"{len(things)} {name}{'s' if len(things) != 1 else ''}"

@@ -23,7 +23,7 @@ from matplotlib.ticker import SymmetricalLogLocator
 
 from infovae.claims.intervals import SEEDS_FOR_INTERVAL, half_width
 from infovae.config import RunConfig
-from infovae.labels import OBJECTIVE_WORDS, as_markdown, format_number, label, objective_name
+from infovae.labels import OBJECTIVE_WORDS, as_markdown, count, format_number, join, label, objective_name
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -353,17 +353,6 @@ def shades(color: str, n: int) -> list[str]:
     strength = np.linspace(0.45, 1, n) if n > 1 else [1.0] * n
     red, green, blue = to_rgb(color)
     return [to_hex((1 - s * (1 - red), 1 - s * (1 - green), 1 - s * (1 - blue))) for s in strength]
-
-
-def join(words: Iterable[str]) -> str:
-    """Return words as a sentence lists them: "a, b and c"."""
-    *first, last = list(words) or ["nothing"]
-    return f"{', '.join(first)} and {last}" if first else last
-
-
-def count(things: Any, name: str) -> str:
-    """Return "3 panels", or "1 panel"."""
-    return f"{len(things)} {name}{'s' if len(things) != 1 else ''}"
 
 
 def bold(runs: pd.DataFrame) -> str:

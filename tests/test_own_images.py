@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 import infovae
 from infovae.paths import PROJECT_ROOT
 from infovae.publishing.notebooks import EXPLORER, FURTHER, execute
+from infovae.trained.explore import ways_between
 
 pytestmark = pytest.mark.timeout(1800)  # seconds: a minute or two on an idle machine
 
@@ -79,6 +80,8 @@ def test_its_models_can_be_loaded(home: Path, environment: None) -> None:
     picture = np.asarray(Image.open(home / "pictures" / "0.png"))
     assert model.image_shape == (32, 32)
     assert model.sample(3).shape == model.reconstruct(np.stack([picture] * 3)).shape == (3, 32, 32)
+    large = np.asarray([picture] * 2)
+    assert ways_between(model, large, large, steps=2).shape == (8, 32, 32)  # pictures that were padded for training
     by_path = infovae.load(home / "store", dataset=home / "pictures", objective="mmd")
     np.testing.assert_array_equal(by_path.sample(3), model.sample(3))
 

@@ -102,7 +102,13 @@ def test_every_experiment_draws_figures_that_say_what_they_show(name: str) -> No
         assert figure.to_png()[:4] == b"\x89PNG"
         panels = figure.alt.removesuffix(figure.caption).split("; ")
         number, what = figure.alt.split()[:2]
-        assert len(figure.caption) > 40 and what.startswith("panel") and len(panels) <= int(number) <= len(figure.axes)
+        n_panels = len([ax for ax in figure.axes if ax.get_label() != "<colorbar>"])
+        assert (
+            int(number) == n_panels
+            and len(figure.caption) > 40
+            and what.startswith("panel")
+            and len(panels) <= int(number) <= len(figure.axes)
+        )
         assert len(set(panels)) == len(panels), "what several panels share is said once"
         assert not [text for text in figure.texts if "no run" in text.get_text()]
         shown = " ".join(text.get_text() for ax in figure.axes for text in (ax.title, ax.xaxis.label, ax.yaxis.label))

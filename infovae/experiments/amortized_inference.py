@@ -13,7 +13,7 @@ from infovae import plotting
 from infovae.claims.statements import EMPTY_TOY_CODE
 from infovae.config import Alpha, Count, ObjectiveName, Positive, PosteriorEvaluation
 from infovae.experiments import Experiment, Several, Wanted, product, weights_at
-from infovae.labels import label, objective_name
+from infovae.labels import count, label, objective_name
 from infovae.plotting import Captioned
 
 if TYPE_CHECKING:
@@ -145,6 +145,6 @@ def plot_inference(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
         course,
         "Left: 0 where inference is exact. Middle: 0 where q(z) matches the prior. Right: the ELBO is log p(x) − "
         "KL(q(z|x) ‖ p(z|x)), and may grow while the KL grows too. Spikes of the first half may leave the frame."
-        + (f" {plotting.count(range(empty.sum()), 'run')} with an empty code left out." if empty.any() else "")
+        + (f" {count(range(empty.sum()), 'run')} with an empty code left out." if empty.any() else "")
         + plotting.bold(runs),
     )

@@ -18,8 +18,8 @@ from infovae.config import AUTOREGRESSIVE, EMPTY_CODE, OBJECTIVES, RunConfig
 from infovae.experiments import HEADLINE_DIM
 from infovae.experiments.tuning import charged_loss, size_in_words
 from infovae.experiments.variance_overestimation import KINDS
-from infovae.labels import as_markdown, format_number, objective_name
-from infovae.plotting import PALETTE, by_objective, count_seeds, finished, join
+from infovae.labels import as_markdown, format_number, join, objective_name
+from infovae.plotting import PALETTE, by_objective, count_seeds, finished
 from infovae.publishing.report import Published
 from infovae.publishing.tables import AT_CAP
 from infovae.publishing.ways import (

@@ -19,9 +19,9 @@ from IPython.display import Image, Markdown, display
 from infovae.claims.statements import under_pixelcnn
 from infovae.config import AUTOREGRESSIVE
 from infovae.experiments import MODULES, Experiment, make_experiment
-from infovae.labels import as_markdown, format_number, label, objective_name
+from infovae.labels import as_markdown, count, format_number, label, objective_name
 from infovae.paths import PROJECT_ROOT, write_atomically
-from infovae.plotting import Captioned, by_objective, count, count_seeds, display_width, finished
+from infovae.plotting import Captioned, by_objective, count_seeds, display_width, finished
 from infovae.publishing.tables import WORDS, show_table, write_tables
 from infovae.refusals import ParameterError
 from infovae.runs.store import to_json

@@ -11,9 +11,8 @@ from IPython.display import Markdown
 from infovae.claims.intervals import SEEDS_FOR_INTERVAL
 from infovae.experiments import Experiment
 from infovae.experiments.sensitivity import variant_name
-from infovae.labels import as_markdown, format_mean, format_number, label, objective_name
+from infovae.labels import as_markdown, count, format_mean, format_number, label, objective_name
 from infovae.paths import write_atomically
-from infovae.plotting import count
 
 WORDS = {"objective": objective_name, "variant": variant_name}
 """Columns of names -> what a reader sees for one."""

@@ -10,8 +10,8 @@ import pandas as pd
 from infovae.claims.intervals import SEEDS_FOR_INTERVAL, half_width, welch
 from infovae.claims.statements import LEAST_SQUARED_MMD
 from infovae.config import EMPTY_CODE
-from infovae.labels import format_number, objective_name
-from infovae.plotting import by_objective, count_seeds, finished, join
+from infovae.labels import format_number, join, objective_name
+from infovae.plotting import by_objective, count_seeds, finished
 from infovae.publishing.wording import capitalise, say, say_differences, say_dimensions, say_interval
 
 WAYS = {

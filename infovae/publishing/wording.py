@@ -8,8 +8,8 @@ import pandas as pd
 
 from infovae.claims.intervals import LEVEL, SEEDS_FOR_INTERVAL, half_width, holm, p_value, welch
 from infovae.config import EMPTY_CODE
-from infovae.labels import format_number, objective_name
-from infovae.plotting import count_seeds, join
+from infovae.labels import format_number, join, objective_name
+from infovae.plotting import count_seeds
 
 
 def capitalise(words: str) -> str:
@@ -68,7 +68,7 @@ def say_corrected(by_seed: Mapping[str, pd.Series], reference: pd.Series, paired
         unpaired = pd.Series({name: welch(by_seed[name], reference)[2] for name in several})
         all_seeds = pd.Series({name: by_seed[name].mean() - reference.mean() for name in several})
         tests["not paired, all seeds (Welch)"] = all_seeds, unpaired
-    said = {way: _say_sides(mean[holm(p) < LEVEL]) for way, (mean, p) in tests.items()}
+    said = {way: _say_decided(mean[holm(p) < LEVEL]) for way, (mean, p) in tests.items()}
     corrected = f"corrected for {len(several)} comparisons (Holm)"
     if len(set(said.values())) == 1:
         return f"{capitalise(' or '.join(said))}, and {corrected}: {next(iter(said.values()))}."
@@ -76,7 +76,7 @@ def say_corrected(by_seed: Mapping[str, pd.Series], reference: pd.Series, paired
     return f"{capitalise(corrected)}, {first} {capitalise(second)}"
 
 
-def _say_sides(differences: pd.Series) -> str:
+def _say_decided(differences: pd.Series) -> str:
     """Return the names of decided differences as "VAE below 0, Stein above"; "none is decided" without any."""
     sides = {"below 0": differences[differences < 0], "above 0": differences[differences > 0]}
     parts = [

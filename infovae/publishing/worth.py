@@ -9,8 +9,8 @@ import pandas as pd
 from infovae.claims.intervals import SEEDS_FOR_INTERVAL
 from infovae.config import EMPTY_CODE
 from infovae.experiments.variance_overestimation import KINDS
-from infovae.labels import format_number, objective_name
-from infovae.plotting import by_objective, count_seeds, finished, join
+from infovae.labels import format_number, join, objective_name
+from infovae.plotting import by_objective, count_seeds, finished
 from infovae.publishing.wording import capitalise, say, say_corrected, say_differences, say_dimensions, say_interval
 
 

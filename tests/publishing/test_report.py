@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rows import runs_of
 
 from infovae.claims.statements import CLAIMS, ledger
 from infovae.config import RunConfig
@@ -18,7 +19,7 @@ from infovae.experiments import MODULES, experiment_class, make_experiment, sens
 from infovae.labels import LABELS, OBJECTIVE_WORDS, as_markdown, format_mean
 from infovae.paths import PROJECT_ROOT
 from infovae.plotting import Captioned
-from infovae.publishing.claims_table import show_claims, show_course, summarize
+from infovae.publishing.claims_table import show_both_ways, show_claims, show_course, summarize
 from infovae.publishing.report import (
     Published,
     _load_history,
@@ -33,7 +34,7 @@ from infovae.publishing.report import (
     show_published,
 )
 from infovae.publishing.site.markdown import markdown
-from infovae.publishing.tables import _latex_cell, format_table, preview, show_table, to_markdown, write_tables
+from infovae.publishing.tables import WORDS, _latex_cell, format_table, preview, show_table, to_markdown, write_tables
 from infovae.refusals import ParameterError
 from infovae.reproduce import load_profile, parse_assignments, profile_names
 
@@ -50,6 +51,12 @@ def test_command_gives_the_same_experiment(profile: str) -> None:
         ).groups()  # type: ignore[union-attr]
         assert chosen == name
         assert make_experiment(name, parse_assignments([text for text in parameters if text])) == experiment
+
+
+def test_command_has_what_was_changed_and_not_what_follows_from_the_data() -> None:
+    assert format_command(make_experiment("family", {})) == "make run EXPERIMENT=family"
+    experiment = make_experiment("family", {"dataset": "digits", "n_train": 500})
+    assert format_command(experiment) == 'make run EXPERIMENT=family PARAMS="dataset=digits n_train=500"'
 
 
 def test_figures_are_published_with_their_words(tmp_path: Path) -> None:
@@ -111,6 +118,12 @@ def test_missing_runs_are_said_by_experiment_reason_and_condition() -> None:
         "40; none for objective Stein.",
         "- No results of these profiles are published: paper.",
     ]
+    variants = pd.DataFrame({"status": ["done", "not run"], "variant": ["mmd", "jensen_784"], "objective": "mmd"})
+    sensitive = make_experiment("sensitivity", {})
+    said = describe_missing(
+        {"sensitivity": Published(sensitive, variants, pd.DataFrame())}, {"sensitivity": sensitive}, []
+    )
+    assert f"none for variant {as_markdown(WORDS['variant']('jensen_784'))}" in said and "jensen_784" not in said
     whole = {"latent_usage": Published(wanted["latent_usage"], runs.assign(status="done"), pd.DataFrame())}
     assert "Every run" in describe_missing(whole, {"latent_usage": wanted["latent_usage"]}, [])
 
@@ -125,6 +138,10 @@ def test_settings_are_those_of_the_models_that_are_there() -> None:
     before = compare_settings(runs.drop(columns="trained_precision")).set_index("")["ours"]  # published before it was
     assert before["arithmetic"] == "auto (3 runs)"
     assert compare_settings(runs.assign(decoder="conv")).set_index("")["ours"]["decoder"] == "conv"
+    assert ours["encoder"] == "conv 32, 64, dense 256, norm: batch"
+    assert compare_settings(runs.assign(encoder="dense")).set_index("")["ours"]["encoder"] == "dense, norm: batch"
+    clipped = show_table(compare_settings(runs.assign(gradient_clip=1.0))).data
+    assert "clipped to ±1" in str(clipped) and "interval" not in str(clipped)
 
 
 def test_ledger_is_shown_whole_and_what_is_decided_stands_first() -> None:
@@ -143,6 +160,29 @@ def test_ledger_is_shown_whole_and_what_is_decided_stands_first() -> None:
         "all statements. Not reproduced:\n\n- a\\_b"
     )
     assert summarize(refuted.assign(p_ledger=0.2)).endswith("- a\\_b (This does not survive that correction.)")
+
+
+def test_statements_are_judged_by_both_ways_of_measuring() -> None:
+    """MMD has twice the squared MMD of Stein on test images, and half the authors' way; failed runs decide nothing."""
+    choices = [
+        {"objective": name, "seed": seed, "squared_mmd": ours, "squared_mmd_authors": theirs}
+        for name, ours, theirs in (("mmd", 0.002, 0.001), ("stein", 0.001, 0.002), ("wasserstein", 0.001, 0.002))
+        for seed in range(3)
+    ]
+    runs = runs_of(*choices, mutual_information=5.0)
+    course = pd.DataFrame({"run_id": runs["run_id"], "step": runs["steps"], "squared_mmd": 0.001})
+
+    def both(runs: pd.DataFrame) -> str:
+        given = {"divergence_comparison": Published(make_experiment("divergence_comparison", {}), runs, course)}
+        return str(show_both_ways(ledger({name: found.runs for name, found in given.items()}), given).data)
+
+    (row,) = [row for row in both(runs).splitlines() if row.startswith("| MMD matches the prior as well")]
+    cells = [cell.strip() for cell in row.strip("|").split(" | ")]
+    assert cells[2].startswith("✗ not reproduced") and cells[3].startswith("2 (2 to 2)")
+    assert cells[4].startswith("✓ reproduced") and cells[5].startswith("0.5 (0.5 to 0.5)")
+    same = runs.assign(squared_mmd_authors=runs["squared_mmd"])
+    failed = same.assign(status=same["status"].mask(same.index == 0, "failed: loss is nan"))
+    assert both(same) == both(failed) == "No statement is moved by it."
 
 
 def test_history_without_a_finished_run_has_no_row(tmp_path: Path) -> None:

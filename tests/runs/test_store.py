@@ -1,5 +1,6 @@
 """What is kept comes back, and what is damaged counts as absent."""
 
+import json
 import random
 import shutil
 from collections.abc import Callable
@@ -219,6 +220,15 @@ def test_published_weights_of_another_training_are_removed(store: Store, tmp_pat
     assert store.publish("a", [LATENT], tmp_path, weights=True) and (tmp_path / "weights/a.safetensors").is_file()
     keep(store, weights=save({"w": np.zeros(2, np.float32)}))
     assert store.publish("a", [LATENT], tmp_path) and not (tmp_path / "weights/a.safetensors").exists()
+
+
+def test_a_run_that_another_folder_published_claims_no_weights(store: Store, tmp_path: Path) -> None:
+    keep(store, weights=save({"w": np.ones(2, np.float32)}))
+    assert store.publish("a", [LATENT], tmp_path / "one", weights=True)
+    elsewhere = Store(tmp_path / "nothing", tmp_path)  # has it from the published files alone
+    assert elsewhere.publish("a", [LATENT], tmp_path / "two")
+    records = [json.loads((tmp_path / name / "runs" / "a.json").read_text()) for name in ("one", "two")]
+    assert ["published_weights_sha256" in record for record in records] == [True, False]
 
 
 def test_store_that_is_deleted_while_in_use_is_a_clear_error(store: Store) -> None:

@@ -292,8 +292,9 @@ def test_a_transformer_refuses_images_of_another_size_than_it_was_fitted_on() ->
 
 def test_a_model_of_a_named_data_set_pads_nothing(published: Path) -> None:
     model = load(published, objective="mmd", latent_dim=2, seed=0, lambda_=10)
-    with pytest.raises(DataError, match=r"expected images of \(8, 8\), found \(7, 7\)"):
-        model.encode(np.zeros((2, 7, 7), np.float32))
+    for images in (np.zeros((2, 7, 7), np.float32), [np.zeros((7, 7), np.float32)] * 2):
+        with pytest.raises(DataError, match=r"expected images of \(8, 8\), found \(7, 7\)"):
+            model.encode(images)  # type: ignore[arg-type]
 
 
 def test_loading_leaves_the_callers_random_state_alone(published: Path) -> None:
