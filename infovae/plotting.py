@@ -148,6 +148,19 @@ def look(objective: str) -> dict[str, Any]:
     return {"color": PALETTE[objective], "marker": MARKERS[objective]}
 
 
+OURS_AND_THEIRS: dict[str, dict[str, Any]] = {
+    "ours": {"marker": "o"}, "authors’ code": {"marker": "o", "mfc": "white", "ls": "--"}
+}  # fmt: skip
+"""What the legend says of numbers that stand beside the authors'."""
+
+
+def draw_theirs(ax: Axes, numbers: pd.DataFrame, x: str, y: str, divide_by: float = 1.0) -> None:
+    """Draw the authors' numbers, a dashed line with open markers per objective."""
+    for objective, group in by_objective(numbers):
+        style = {**look(objective), "ls": "--", "lw": 1, "ms": 4, "mfc": "white", "label": objective_name(objective)}
+        ax.plot(group[x], group[y] / divide_by, **style)
+
+
 def draw_runs(
     ax: Axes, runs: pd.DataFrame, x: str, metric: str, name: str, color: str, marker: str = "o", factor: float = 1.0,
     bars: bool = True,

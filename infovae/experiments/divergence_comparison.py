@@ -79,10 +79,7 @@ def plot_five_panels(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
     axes[4].set_subplotspec(grid[1, 1:])  # two panels wide
     for ax, (metric, (column, title, linear_below)) in zip(axes, AUTHORS_PANELS.items(), strict=False):
         plotting.draw_objectives(ax, done, "latent_dim", column)
-        dashed: dict[str, Any] = {"ls": "--", "lw": 1, "ms": 4, "mfc": "white"}
-        for objective, numbers in plotting.by_objective(theirs[theirs["metric"] == metric]):
-            line = {**plotting.look(objective), **dashed, "label": objective_name(objective)}
-            ax.plot(numbers["latent_dim"], numbers["value"], **line)
+        plotting.draw_theirs(ax, theirs[theirs["metric"] == metric], "latent_dim", "value")
         dims = sorted({*theirs["latent_dim"], *done["latent_dim"]})
         ax.set_xticks(dims, [f"{dim:g}" for dim in dims])
         plotting.logarithmic(ax, linear_below)
@@ -97,8 +94,7 @@ def plot_five_panels(runs: pd.DataFrame, history: pd.DataFrame) -> Captioned:
     plotting.logarithmic(axes[4], MMD_NOISE)
     axes[4].axhspan(-MMD_NOISE, MMD_NOISE, color="0.92", lw=0, zorder=0)
     axes[4].set(xscale="log", title="squared MMD during training", xlabel="training step")
-    kinds = {"ours": {"marker": "o"}, "authors’ code": {"marker": "o", "mfc": "white", "ls": "--"}}
-    plotting.legend(drawn, kinds if len(theirs) else {})
+    plotting.legend(drawn, plotting.OURS_AND_THEIRS if len(theirs) else {})
     theirs_too = " Dashed: what the authors’ code plots; its curves are of a batch each, in a dimension not stated."
     return drawn.captioned(
         done,

@@ -127,9 +127,7 @@ def plot_spread(runs: pd.DataFrame) -> Captioned:
     for ax, (kind, part) in zip(axes, itertools.product(kinds, ("train", "test")), strict=True):
         plotting.draw_objectives(ax, done[done["binarization"] == kind], "n_train", f"log_det_cov_per_dim_{part}")
         comparable = curves[(curves["split"] == part) & (kind == "none")]
-        for objective, theirs in plotting.by_objective(comparable):
-            style = {**plotting.look(objective), "ls": "--", "lw": 1, "ms": 4, "mfc": "white"}
-            ax.plot(theirs["n_train"], theirs["log_det_cov_total"] / AUTHORS_DIM, **style)
+        plotting.draw_theirs(ax, comparable, "n_train", "log_det_cov_total", divide_by=AUTHORS_DIM)
         plotting.ideal(ax, 0, "match")
         sizes = sorted({*runs["n_train"], *(curves["n_train"] if "none" in kinds else ())})
         ax.set_xticks(sizes, plotting.thousands(sizes))
@@ -141,8 +139,7 @@ def plot_spread(runs: pd.DataFrame) -> Captioned:
             ax.set_ylabel(KINDS[kind])
     axes[0].set_xlim(sizes[0] / 1.3, sizes[-1] * 1.3)
     drawn.supylabel("log det Cov[q(z)] / dim", fontsize=10)
-    both = {"ours": {"marker": "o"}, "authors’ code": {"marker": "o", "mfc": "white", "ls": "--"}}
-    plotting.legend(drawn, both if len(curves) else {})
+    plotting.legend(drawn, plotting.OURS_AND_THEIRS if len(curves) else {})
     dashed = (
         " Dashed: read off the figure of the authors’ code (5 dimensions, Gaussian pixels), divided by the dimension."
     )

@@ -26,13 +26,13 @@ from infovae.publishing.ways import (
     batch_statistics,
     excess_on_test_images,
     nearest_to_prior,
-    spread_against_mmd,
 )
 from infovae.publishing.wording import say, say_dimensions, say_information, say_interval, say_match
 from infovae.publishing.worth import (
     classes_in_code,
     sample_quality,
     samples_against_mmd,
+    spread_against_mmd,
     worth_of_code,
     worth_of_mmd_where_images_are_few,
     worth_on_all_images,

@@ -12,7 +12,7 @@ from infovae.claims.statements import LEAST_SQUARED_MMD
 from infovae.config import EMPTY_CODE
 from infovae.labels import format_number, join, objective_name
 from infovae.plotting import by_objective, count_seeds, finished
-from infovae.publishing.wording import capitalise, say, say_differences, say_dimensions, say_interval
+from infovae.publishing.wording import capitalise, say, say_dimensions, say_interval
 
 WAYS = {
     "on test images": "squared_mmd",
@@ -67,24 +67,6 @@ def _say_sides(sides: Mapping[str, str]) -> str:
     words = {"nearer": "nearer than", "farther": "farther than", "open": "not decided against"}
     of_side = {side: [objective_name(name) for name in sides if sides[name] == side] for side in words}
     return join(f"{words[side]} {join(names)}" for side, names in of_side.items() if names)
-
-
-def spread_against_mmd(runs: pd.DataFrame) -> str:
-    """Whose codes have the spread of the prior."""
-    runs = with_log_det_authors(runs)
-    ways = {"On test images": "log_det_cov_per_dim_test", "Measured the authors’ way": "log_det_cov_per_dim_authors"}
-    said = []
-    for way, column in ways.items():
-        by_seed = {name: metric.abs() for name, metric in used_by_seed(runs, column).items()}
-        mmd = by_seed.pop("mmd", pd.Series(dtype=float))
-        if others := say_differences(by_seed, mmd):
-            said.append(f"{way}: {others}")
-    return (
-        f"|log det Cov[q(z)]| / dim less that of MMD, in {say_dimensions(runs)}, each with a 95 % interval over seeds; "
-        f"below 0 the other is nearer to the prior than MMD. {'. '.join(said)}."
-        if said
-        else ""
-    )
 
 
 def with_log_det_authors(runs: pd.DataFrame) -> pd.DataFrame:

@@ -52,34 +52,46 @@ def say_differences(by_seed: Mapping[str, pd.Series], reference: pd.Series) -> s
     return "; ".join(f"{objective_name(name)} {interval}" for name, interval in said.items())
 
 
-def say_corrected(by_seed: Mapping[str, pd.Series], reference: pd.Series, paired: bool = False) -> str:
-    """Return which of the differences of `say_differences` survive Holm's correction for all of them; empty where none.
+def decide(by_seed: Mapping[str, pd.Series], reference: pd.Series, shared_images: bool = False) -> dict[str, pd.Series]:
+    """Return which differences from a reference survive Holm's correction for all of them: test -> name -> difference.
 
-    By Student's test of the pairs, and by Welch's test of all seeds unless `paired`: values of one seed that share no
-    images need not vary together, and pairing them leaves out the seeds that one side lacks.
+    By Student's test of the pairs of one seed, and by Welch's test of all seeds unless the values of a seed
+    `shared_images`: others need not vary together, and pairing them leaves out the seeds that one side lacks. Empty
+    where nothing is compared.
     """
     pairs = {name: (metric - reference).dropna() for name, metric in by_seed.items()}
-    several = {name: pair for name, pair in pairs.items() if len(pair) >= SEEDS_FOR_INTERVAL}
-    if len(several) < 2:
+    several = [name for name, pair in pairs.items() if len(pair) >= SEEDS_FOR_INTERVAL]
+    if not several:
+        return {}
+    paired = pd.DataFrame({name: [pairs[name].mean(), p_value(pairs[name])] for name in several}).T
+    tests = {"paired by seed": paired}
+    if not shared_images:
+        differences = [by_seed[name].mean() - reference.mean() for name in several]
+        p = [welch(by_seed[name], reference)[2] for name in several]
+        tests["not paired (Welch, all seeds)"] = pd.DataFrame({0: differences, 1: p}, index=several)
+    return {way: found[0][holm(found[1]) < LEVEL] for way, found in tests.items()}
+
+
+def say_decided(by_seed: Mapping[str, pd.Series], reference: pd.Series, shared_images: bool = False) -> str:
+    """Return what `decide` found as a part of a sentence; empty where nothing is compared."""
+    found = decide(by_seed, reference, shared_images)
+    said = [_say_sides(differences) for differences in found.values()]
+    if not said:
         return ""
-    means = pd.Series({name: pair.mean() for name, pair in several.items()})
-    tests = {"paired by seed": (means, pd.Series({name: p_value(pair) for name, pair in several.items()}))}
-    if not paired:
-        unpaired = pd.Series({name: welch(by_seed[name], reference)[2] for name in several})
-        all_seeds = pd.Series({name: by_seed[name].mean() - reference.mean() for name in several})
-        tests["not paired, all seeds (Welch)"] = all_seeds, unpaired
-    said = {way: _say_decided(mean[holm(p) < LEVEL]) for way, (mean, p) in tests.items()}
-    corrected = f"corrected for {len(several)} comparisons (Holm)"
-    if len(set(said.values())) == 1:
-        return f"{capitalise(' or '.join(said))}, and {corrected}: {next(iter(said.values()))}."
-    first, second = (f"{way}: {sides}." for way, sides in said.items())
-    return f"{capitalise(corrected)}, {first} {capitalise(second)}"
+    ways = list(found)
+    if len(set(said)) == 1:
+        return f"after Holm’s correction, {' or '.join(ways)}: {said[0]}"
+    return "after Holm’s correction, " + "; ".join(f"{way}: {sides}" for way, sides in zip(ways, said, strict=True))
 
 
-def _say_decided(differences: pd.Series) -> str:
-    """Return the names of decided differences as "VAE below 0, Stein above"; "none is decided" without any."""
-    sides = {"below 0": differences[differences < 0], "above 0": differences[differences > 0]}
+def _say_sides(differences: pd.Series) -> str:
+    """Return on which side of 0 differences lie, by the names of their objectives."""
+    sides = {"below": differences[differences < 0], "above": differences[differences > 0]}
     parts = [
-        f"{join(objective_name(name) for name in found.index)} {side}" for side, found in sides.items() if len(found)
+        f"{side} 0 {_be(found)} {join(map(objective_name, found.index))}" for side, found in sides.items() if len(found)
     ]
     return ", ".join(parts) or "none is decided"
+
+
+def _be(things: pd.Series) -> str:
+    return "is" if len(things) == 1 else "are"

@@ -1,4 +1,4 @@
-"""What a code is worth: in samples, in what a classifier learns from few labels, and in likelihood, a sentence each."""
+"""How objectives differ, and what a code is worth: in samples, with few labels and in likelihood, a sentence each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,61 @@ from infovae.config import EMPTY_CODE
 from infovae.experiments.variance_overestimation import KINDS
 from infovae.labels import format_number, join, objective_name
 from infovae.plotting import by_objective, count_seeds, finished
-from infovae.publishing.wording import capitalise, say, say_corrected, say_differences, say_dimensions, say_interval
+from infovae.publishing.ways import used_by_seed, with_log_det_authors
+from infovae.publishing.wording import (
+    capitalise,
+    decide,
+    say,
+    say_decided,
+    say_differences,
+    say_dimensions,
+    say_interval,
+)
+
+EMPTY = "the empty code"
+DIFFERENCES = {
+    "|log det Cov[q(z)]| / dim less MMD’s, test images": ("log_det_cov_per_dim_test", "mmd"),
+    "|log det Cov[q(z)]| / dim less MMD’s, authors’ way": ("log_det_cov_per_dim_authors", "mmd"),
+    "Fréchet distance less MMD’s": ("frechet_distance", "mmd"),
+    "Fréchet distance less the empty code’s": ("frechet_distance", EMPTY),
+    "class cross-entropy less the empty code’s, nats": ("class_cross_entropy", EMPTY),
+}
+"""What `compare_objectives` compares: words -> metric, and the objective that it is held against."""
+
+
+def by_seed_and_reference(runs: pd.DataFrame, metric: str, reference: str) -> tuple[dict[str, pd.Series], pd.Series]:
+    """Return objective -> a metric by seed, and that of the reference, which is `EMPTY` or an objective.
+
+    `EMPTY` is the one whose code is empty in every seed. Of log det the size counts, of codes used in every seed.
+    """
+    groups = {
+        name: group.set_index("seed") for name, group in by_objective(finished(runs, "mutual_information", metric))
+    }
+    empty = [name for name, group in groups.items() if (group["mutual_information"] < EMPTY_CODE).all()]
+    if reference == EMPTY:
+        reference = empty[0] if len(empty) == 1 else ""
+    found = {name: group[metric] for name, group in groups.items() if not group[metric].isna().any()}
+    if metric.startswith("log_det"):
+        found = {name: values.abs() for name, values in used_by_seed(runs, metric).items()}
+    return {n: x for n, x in found.items() if n != reference}, found.get(reference, pd.Series(dtype=float))
+
+
+def compare_objectives(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return each of `DIFFERENCES`, paired by seed, a row per objective, with its interval and what decides it."""
+    runs = finished(with_log_det_authors(runs), *(metric for metric, _ in DIFFERENCES.values()))
+    names = [name for name, _ in by_objective(runs)]
+    table = pd.DataFrame({"objective": names}, index=names)
+    for words, (metric, reference) in DIFFERENCES.items():
+        by_seed, of_reference = by_seed_and_reference(runs, metric, reference)
+        pairs = {name: (values - of_reference).dropna() for name, values in by_seed.items()}
+        decided = decide(by_seed, of_reference)
+        marks = {
+            name: "".join(f" [{way[0].upper()}]" for way, found in decided.items() if name in found) for name in names
+        }
+        cells = {n: say_interval(pair) + marks[n] for n, pair in pairs.items() if len(pair) >= SEEDS_FOR_INTERVAL}
+        if cells:
+            table[words] = pd.Series(cells)
+    return table.dropna(thresh=2).fillna("–")
 
 
 def sample_quality(runs: pd.DataFrame) -> str:
@@ -19,53 +73,43 @@ def sample_quality(runs: pd.DataFrame) -> str:
     metrics = {"frechet_distance": "Fréchet distance", "class_cross_entropy": "class cross-entropy"}
     columns = [*metrics, "frechet_distance_real"]
     known = finished(runs, *columns).dropna(subset=columns)
-    groups = {name: group.set_index("seed") for name, group in by_objective(known)}
-    empty = [name for name, group in groups.items() if (group["mutual_information"] < EMPTY_CODE).all()]
-    if not groups:
+    if known.empty:
         return ""
-    real = (
-        "Validation images, as many as there are samples, have a Fréchet distance of "
+    listed = [
+        f"{objective_name(name)} {' and '.join(say(group[metric]) for metric in metrics)}"
+        + (", empty code" if (group["mutual_information"] < EMPTY_CODE).all() else "")
+        for name, group in by_objective(known)
+    ]
+    text = (
+        f"{' and '.join(metrics.values())} of samples, in {say_dimensions(known)}: {'; '.join(listed)}. Validation "
+        f"images, as many as there are samples, have a Fréchet distance of "
         f"{format_number(known['frechet_distance_real'].mean())}."
     )
-    gains = {
-        metric: _less({name: group[metric] for name, group in groups.items()}, empty[0])
-        for metric in (metrics if len(empty) == 1 else ())
-    }
-    parts = [
-        f"{objective_name(name)} {' and '.join(say(group[metric]) for metric in metrics)}"
-        + (", empty code" if name in empty else "")
-        for name, group in groups.items()
-        if name in empty or not any(gains.values())
-    ]
-    text = f"{' and '.join(metrics.values())} of samples, in {say_dimensions(known)}: {'; '.join(parts)}. {real}"
-    if any(gains.values()):
-        text += " With 95 % intervals over seeds, each by itself, below 0 where a used code is better."
-    for metric, said in gains.items():
-        text += f" {capitalise(metrics[metric])} less that of the empty code: {said}" if said else ""
+    for metric, words in metrics.items():
+        if said := say_decided(*by_seed_and_reference(known, metric, EMPTY)):
+            text += f" {capitalise(words)} less that of the empty code, {said}."
     return text
 
 
 def samples_against_mmd(runs: pd.DataFrame) -> str:
     """Whose samples are nearer to images than MMD’s."""
     known = finished(runs, "frechet_distance").dropna(subset="frechet_distance")
-    said = _less({n: group.set_index("seed")["frechet_distance"] for n, group in by_objective(known)}, "mmd")
+    said = say_decided(*by_seed_and_reference(known, "frechet_distance", "mmd"))
+    return f"Fréchet distance less that of MMD, in {say_dimensions(known)}, {said}." if said else ""
+
+
+def spread_against_mmd(runs: pd.DataFrame) -> str:
+    """Whose codes have the spread of the prior."""
+    runs = with_log_det_authors(runs)
+    ways = {"On test images": "log_det_cov_per_dim_test", "Measured the authors’ way": "log_det_cov_per_dim_authors"}
+    found = {way: say_decided(*by_seed_and_reference(runs, column, "mmd")) for way, column in ways.items()}
+    listed = " ".join(f"{way}, {said}." for way, said in found.items() if said)
     return (
-        f"Fréchet distance less that of MMD, in {say_dimensions(known)}, each with a 95 % interval over seeds; below 0 "
-        f"the other’s samples are nearer to images: {said}"
-        if said
+        f"|log det Cov[q(z)]| / dim less that of MMD, in {say_dimensions(runs)}; below 0 the other is nearer to the "
+        f"prior than MMD. {listed}"
+        if listed
         else ""
     )
-
-
-def _less(by_seed: Mapping[str, pd.Series], reference: str, paired: bool = False) -> str:
-    """Return a metric of each objective less that of one of them, and which differences survive a correction.
-
-    Empty where seeds are few. `paired`: values of one seed share their images, and only pairs are compared.
-    """
-    others = {name: metric for name, metric in by_seed.items() if name != reference}
-    of_reference = by_seed.get(reference, pd.Series(dtype=float))
-    differences = say_differences(others, of_reference)
-    return f"{differences}. {say_corrected(others, of_reference, paired)}".rstrip() if differences else ""
 
 
 def classes_in_code(runs: pd.DataFrame) -> str:
@@ -90,9 +134,9 @@ def classes_in_code(runs: pd.DataFrame) -> str:
 def worth_of_code(runs: pd.DataFrame) -> str:
     """What a code is worth in likelihood."""
     by_seed = {name: group.set_index("seed")["nll"] for name, group in by_objective(finished(runs, "nll"))}
-    gains = _less(by_seed, "unconditional", paired=True)
+    gains = _less(by_seed, "unconditional")
     of_codes = {name: nll for name, nll in by_seed.items() if name != "unconditional"}
-    beside_vae = _less(of_codes, "elbo", paired=True)
+    beside_vae = _less(of_codes, "elbo")
     return (
         f"Bound on −log p(x) less that of a PixelCNN without a code, in nats, in {say_dimensions(runs)}, with 95 % "
         "intervals over seeds, each by itself. Below 0 the model with a code is better, by that much at least, since "
@@ -100,6 +144,15 @@ def worth_of_code(runs: pd.DataFrame) -> str:
         if gains
         else ""
     )
+
+
+def _less(by_seed: Mapping[str, pd.Series], reference: str) -> str:
+    """Return a metric of each objective less that of one of them, whose images it shares, and what is decided."""
+    others = {name: metric for name, metric in by_seed.items() if name != reference}
+    of_reference = by_seed.get(reference, pd.Series(dtype=float))
+    differences = say_differences(others, of_reference)
+    decided = capitalise(say_decided(others, of_reference, shared_images=True))
+    return f"{differences}. {decided}." if differences else ""
 
 
 def worth_on_all_images(runs: pd.DataFrame) -> str:

@@ -27,7 +27,6 @@ from infovae.publishing.ways import (
     excess_on_test_images,
     nearest_to_prior,
     ratios_to_mmd,
-    spread_against_mmd,
 )
 
 N_FINDINGS = sum(len(findings) for findings in FINDINGS.values())
@@ -148,21 +147,6 @@ def test_spread_of_codes_stands_beside_the_authors() -> None:
     assert "(1 seed)" in said
     assert "authors" not in spread_of_codes(runs.assign(dataset="digits"))
     assert spread_of_codes(runs[:0]) == ""
-
-
-def test_spread_is_compared_on_both_sides_of_the_prior() -> None:
-    spreads = {"mmd": -0.05, "wasserstein": 0.01, "stein": -0.15}
-    choices = [
-        {"objective": name, "seed": seed, "log_det_cov_per_dim_test": x, "log_det_cov_total_authors": -x * 20}
-        for name, x in spreads.items() for seed in range(3)
-    ]  # fmt: skip
-    runs = runs_of(*choices, mutual_information=9.0)
-    said = spread_against_mmd(runs)
-    assert (
-        "below 0 the other is nearer" in said and "On test images: Stein 0.1 (0.1 to 0.1); Wasserstein -0.04 (" in said
-    )
-    assert said.endswith("the authors’ way: Stein 0.2 (0.2 to 0.2); Wasserstein -0.08 (-0.08 to -0.08).")
-    assert spread_against_mmd(runs[:2]) == ""
 
 
 def test_the_learning_rate_in_use_is_held_against_the_rates_tried() -> None:

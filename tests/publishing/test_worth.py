@@ -7,8 +7,10 @@ from rows import runs_of
 
 from infovae.publishing.worth import (
     classes_in_code,
+    compare_objectives,
     sample_quality,
     samples_against_mmd,
+    spread_against_mmd,
     worth_of_code,
     worth_of_mmd_where_images_are_few,
     worth_on_all_images,
@@ -24,10 +26,17 @@ def test_samples_of_an_empty_code_are_said_to_be_so() -> None:
         "“ELBO” of the authors’ code 145 and 0.05, empty code; MMD 140 and 0.05. Validation images, as many as there"
     )
     assert expected in sample_quality(runs_of(full, empty))
-    said = sample_quality(runs_of(*several))
-    assert "have a Fréchet distance of 3. With 95 % intervals over seeds, each by itself, below 0 where a used" in said
-    assert "Fréchet distance less that of the empty code: MMD -5 (-5 to -5). Class cross-entropy less that" in said
-    assert said.endswith("of the empty code: MMD 0 (0 to 0).")
+    runs = runs_of(*several)
+    said = sample_quality(runs)
+    nothing = "paired by seed or not paired (Welch, all seeds): none is decided."
+    fewer = "Fréchet distance less that of the empty code, after Holm’s correction, paired by seed or not"
+    assert fewer in said and said.endswith(
+        f"Class cross-entropy less that of the empty code, after Holm’s correction, {nothing}"
+    )
+    table = compare_objectives(runs).set_index("objective")
+    assert table.loc["mmd", "Fréchet distance less the empty code’s"] == "-5 (-5 to -5) [P] [N]"
+    assert table.loc["averaged_elbo", "Fréchet distance less MMD’s"] == "5 (5 to 5) [P] [N]"
+    assert table.loc["mmd", "Fréchet distance less MMD’s"] == "–"
 
 
 def test_errors_and_likelihoods_are_said() -> None:
@@ -43,10 +52,15 @@ def test_errors_and_likelihoods_are_said() -> None:
     control = [{"objective": "unconditional", "latent_dim": 0, "seed": seed, "nll": 91.5 + seed} for seed in range(3)]
     vae = [{"objective": "elbo", "seed": seed, "nll": 89.0 + seed} for seed in range(3)]
     runs = runs_of(*vae, *models, *control)
-    assert worth_of_code(runs[3:]).endswith("log p(x) is exact: MMD -1.5 (-1.5 to -1.5).")
+    decided = "After Holm’s correction, paired by seed: below 0 is"
+    assert worth_of_code(runs[3:]).endswith(
+        f"log p(x) is exact: MMD -1.5 (-1.5 to -1.5). {decided} MMD, paired by seed."
+    )
     said = worth_of_code(runs)
-    corrected = "Paired by seed, and corrected for 2 comparisons (Holm): VAE and MMD below 0."
-    assert said.endswith(f"MMD -1.5 (-1.5 to -1.5). {corrected} Less that of the VAE: MMD 1 (1 to 1).")
+    vae_too = "MMD -1.5 (-1.5 to -1.5). After Holm’s correction, paired by seed: below 0 are VAE and MMD."
+    assert said.endswith(
+        f"{vae_too} Less that of the VAE: MMD 1 (1 to 1). {decided.replace('below', 'above')} MMD, paired by seed."
+    )
     assert worth_of_code(runs[:6]) == ""
 
 
@@ -60,8 +74,11 @@ def test_samples_are_compared_with_those_of_mmd() -> None:
         )
     )
     said = samples_against_mmd(runs)
-    assert "nearer to images: Stein 0 (-2.48 to 2.48); Jensen -10 (-10 to -10). Paired by seed or not" in said
-    assert said.endswith("and corrected for 2 comparisons (Holm): Jensen below 0.")
+    assert said.endswith("after Holm’s correction, paired by seed or not paired (Welch, all seeds): below 0 is Jensen.")
+    column = compare_objectives(runs.assign(mutual_information=9.0)).set_index("objective")[
+        "Fréchet distance less MMD’s"
+    ]
+    assert column["stein"] == "0 (-2.48 to 2.48)" and column["jensen"] == "-10 (-10 to -10) [P] [N]"
     assert samples_against_mmd(runs[runs["objective"] != "mmd"]) == samples_against_mmd(runs[runs["seed"] == 0]) == ""
 
 
@@ -88,3 +105,22 @@ def test_gain_and_price_where_images_are_few_are_said_for_each_size() -> None:
     assert said.endswith("−log p(x), nats: 1.5 (1.5 to 1.5) at 500, 1.5 (1.5 to 1.5) at 1,000.")
     assert worth_of_mmd_where_images_are_few(runs.assign(binarization="none")) == ""
     assert worth_of_mmd_where_images_are_few(runs[runs["seed"] == 0]) == ""
+
+
+def test_spread_is_compared_on_both_sides_of_the_prior() -> None:
+    spreads = {"mmd": -0.05, "wasserstein": 0.01, "stein": -0.15}
+    choices = [
+        {"objective": name, "seed": seed, "log_det_cov_per_dim_test": x, "log_det_cov_total_authors": -x * 20}
+        for name, x in spreads.items() for seed in range(3)
+    ]  # fmt: skip
+    runs = runs_of(*choices, mutual_information=9.0)
+    said = spread_against_mmd(runs)
+    sides = "below 0 is Wasserstein, above 0 is Stein"
+    both = f"after Holm’s correction, paired by seed or not paired (Welch, all seeds): {sides}."
+    assert "below 0 the other is nearer" in said and f"On test images, {both} Measured the authors’ way, {both}" in said
+    assert spread_against_mmd(runs[:2]) == ""
+    table = compare_objectives(runs).set_index("objective")
+    assert list(table.index) == ["stein", "wasserstein"]
+    column = table["|log det Cov[q(z)]| / dim less MMD’s, test images"]
+    assert list(column) == ["0.1 (0.1 to 0.1) [P] [N]", "-0.04 (-0.04 to -0.04) [P] [N]"]
+    assert compare_objectives(runs[:2]).empty
