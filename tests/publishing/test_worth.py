@@ -54,7 +54,7 @@ def test_errors_and_likelihoods_are_said() -> None:
     runs = runs_of(*vae, *models, *control)
     decided = "After Holm’s correction, paired by seed: below 0 is"
     assert worth_of_code(runs[3:]).endswith(
-        f"log p(x) is exact: MMD -1.5 (-1.5 to -1.5). {decided} MMD, paired by seed."
+        f"log p(x) is exact: MMD -1.5 (-1.5 to -1.5). {decided} MMD."
     )
     said = worth_of_code(runs)
     vae_too = "MMD -1.5 (-1.5 to -1.5). After Holm’s correction, paired by seed: below 0 are VAE and MMD."
