@@ -59,7 +59,7 @@ def test_errors_and_likelihoods_are_said() -> None:
     said = worth_of_code(runs)
     vae_too = "MMD -1.5 (-1.5 to -1.5). After Holm’s correction, paired by seed: below 0 are VAE and MMD."
     assert said.endswith(
-        f"{vae_too} Less that of the VAE: MMD 1 (1 to 1). {decided.replace('below', 'above')} MMD, paired by seed."
+        f"{vae_too} Less that of the VAE: MMD 1 (1 to 1). {decided.replace('below', 'above')} MMD."
     )
     assert worth_of_code(runs[:6]) == ""
 
