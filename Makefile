@@ -44,7 +44,7 @@ STAMP = pwd -P; $@/bin/python -c 'import sys; print(sys.version, sys.base_prefix
 	@[ -L $@ ] && exit; { $(STAMP); } 2>&1 | cmp -s - $@/installed && exit; set -e; \
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; $(PYTHON) is " \
 	  + sys.version.split()[0] + ". Name a newer one: make PYTHON=python3.11 ...")'; \
-	echo 'Installing the pinned packages into $@: about a minute ...'; \
+	echo 'Installing the pinned packages into $@: one to two minutes ...'; \
 	$(PYTHON) -m venv --clear $@; \
 	$@/bin/python -m pip install --quiet --no-user --no-compile --disable-pip-version-check -c constraints.txt \
 	  -e '.[$(EXTRAS)]'; \

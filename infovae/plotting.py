@@ -36,7 +36,8 @@ _LOOKS = {
     "aae": ("#CC79A7", "*"), "unconditional": ("#8A8A8A", "h"), "pixels": ("#8C6D31", "p"),
 }  # fmt: skip
 _REST = [name for name in OBJECTIVE_WORDS if name not in _LOOKS]
-_AGAIN = {name: (color, "<") for name, (color, _) in zip(_REST, cycle(_LOOKS.values()), strict=False)}
+_MORE = [(color, marker) for marker in "<>phd" for color, _ in _LOOKS.values()]
+_AGAIN = dict(zip(_REST, cycle(_MORE), strict=False))
 PALETTE = {name: (_LOOKS | _AGAIN)[name][0] for name in OBJECTIVE_WORDS}
 MARKERS = {name: (_LOOKS | _AGAIN)[name][1] for name in OBJECTIVE_WORDS}
 
@@ -330,7 +331,7 @@ def span(ax: Axes, values: Iterable[float]) -> None:
     transform = ax.yaxis.get_transform()
     ends = transform.transform(np.array([numbers.min(), numbers.max()])) if len(numbers) else np.array([])
     if len(ends) and np.isfinite(ends).all():
-        margin = 0.08 * (ends[1] - ends[0]) or 0.1
+        margin = 0.08 * (ends[1] - ends[0] or abs(ends[0])) or 0.1
         ax.set_ylim(*transform.inverted().transform(ends + np.array([-margin, margin])))
 
 

@@ -281,3 +281,14 @@ def test_a_published_figure_keeps_the_colours_of_its_legend(monkeypatch: pytest.
     assert np.abs(kept - drawn).max() <= 50  # an edge of the palest symbol, too
     changed = (kept != drawn).any(axis=-1)
     assert 0 < changed.mean() < 0.05  # areas and lines are as they were drawn
+
+
+@pytest.mark.parametrize("values", [[0.0003], [0.0], [-0.2], [0.0003, 0.1]])
+def test_an_axis_has_finite_limits_whatever_it_holds(values: list[float]) -> None:
+    """One run on an axis that is logarithmic beyond 1e-5 has a margin that is not of its decades."""
+    _, (ax,) = plotting.panels(1, 3, 3)
+    ax.plot(range(len(values)), values)
+    plotting.logarithmic(ax, 1e-5)
+    plotting.span(ax, values)
+    low, high = ax.get_ylim()
+    assert np.isfinite([low, high]).all() and low < min(values) <= max(values) < high

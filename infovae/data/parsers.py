@@ -144,7 +144,8 @@ def _require_limit(n_bytes: int) -> None:
 def _read_npz(path: Path) -> Read:
     _require_limit(path.stat().st_size)
     if not (path.is_file() and zipfile.is_zipfile(path)):
-        raise DataError("expected an .npz file, or a folder of pictures or of idx files")
+        damaged = "; this one is damaged" if path.suffix == ".npz" else ""
+        raise DataError(f"expected an .npz file, or a folder of pictures or of idx files{damaged}")
     with np.load(path, allow_pickle=False) as arrays:
         _require_limit(sum(entry.file_size for entry in arrays.zip.infolist()))
         if "images" not in arrays:
@@ -234,8 +235,12 @@ def _read_picture(path: Path) -> NDArray[np.uint8]:
 def grey_values(images: NDArray[Any]) -> NDArray[np.uint8]:
     """Return grey images (n, height, width) as uint8; those given are uint8, or bools, or floats from 0 to 1.
 
+    Those of (n, 1, height, width) are taken too.
+
     A `DataError` says what else was found.
     """
+    if images.ndim == 4 and images.shape[1] == 1:  # as PyTorch has grey images
+        images = images[:, 0]
     if images.ndim != 3 or not 1 <= min(images.shape[1:]) <= max(images.shape[1:]) <= MAX_SIDE:
         hint = " (colour images are not taken)" if images.ndim == 4 else ""
         raise DataError(

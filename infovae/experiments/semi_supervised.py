@@ -36,7 +36,7 @@ class SemiSupervised(ComparedModels):
         """Refuse images without labels."""
         super().model_post_init(context)
         if not self.n_labels:
-            raise ValueError(f"n_labels must be at least 20, and {self.dataset} have labels, got 0")
+            raise ValueError(f"n_labels must be at least 20, got 0: {self.dataset} needs labels, and enough images")
 
     def wanted(self) -> Wanted:
         """Return the models of the comparison, and the pixel baseline."""

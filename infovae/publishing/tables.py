@@ -14,6 +14,8 @@ from infovae.experiments.sensitivity import variant_name
 from infovae.labels import as_markdown, count, format_mean, format_number, label, objective_name
 from infovae.paths import write_atomically
 
+MAX_BLOCKS = 4
+"""Of a turned table in a terminal."""
 WORDS = {"objective": objective_name, "variant": variant_name}
 """Columns of names -> what a reader sees for one."""
 
@@ -75,18 +77,23 @@ def format_table(table: pd.DataFrame) -> pd.DataFrame:
 def preview(folder: Path, width: int) -> str:
     """Return the table of a published experiment as plain text of at most `width` characters.
 
-    Where they are too few it is turned: a line per column of the table. Rows that do not fit are counted.
+    Where they are too few it is turned: a line per column of the table, and rows that do not fit in blocks below. What
+    is beyond `MAX_BLOCKS` of them is counted.
     """
     table = pd.read_csv(folder / "table.csv", dtype={"why_missing": "str"}).fillna({"why_missing": ""})
     readable = format_table(table)
-    text, n = readable.to_string(index=False), len(readable)
+    text = readable.to_string(index=False)
     if _width(text) <= width:
         return text
-    turned = readable.T
-    while n > 1 and _width(turned.iloc[:, :n].to_string(header=False)) > width:
-        n -= 1
-    more = count(readable[n:], "more row")
-    return turned.iloc[:, :n].to_string(header=False) + f"\n... and {more} in table.csv" * (n < len(readable))
+    rest = readable.T
+    blocks: list[str] = []
+    while rest.shape[1] and len(blocks) < MAX_BLOCKS:
+        n = rest.shape[1]
+        while n > 1 and _width(rest.iloc[:, :n].to_string(header=False)) > width:
+            n -= 1
+        blocks.append(rest.iloc[:, :n].to_string(header=False))
+        rest = rest.iloc[:, n:]
+    return "\n\n".join(blocks) + f"\n... and {count(rest.columns, 'more row')} in table.csv" * (rest.shape[1] > 0)
 
 
 def _width(text: str) -> int:

@@ -40,7 +40,7 @@ def nearest_to_prior(runs: pd.DataFrame) -> str:
         said.append(f"{capitalise(way)}, MMD is {_say_sides(sides)}")
         unpaired = _sides(ratios_to_mmd(runs, column, paired=False))
         if changed := {name: side for name, side in unpaired.items() if side != sides[name]}:
-            otherwise.append(f"{way} MMD is {_say_sides(changed)}")
+            otherwise.append(f"{way}, MMD is {_say_sides(changed)}")
     if not said:
         return ""
     used = used_by_seed(runs, "squared_mmd")

@@ -79,9 +79,11 @@ class TrainedModel:
 
         Models of one latent dimension and image size have the same z, and the same noise of the pixels, for a seed.
         """
+        if not isinstance(n, int | np.integer) or n < 0:
+            raise ParameterError(f"n must be a whole number, 0 or more, got {n!r}")
         generator = torch.Generator().manual_seed(seed)
-        z = torch.randn(n, self.config.latent_dim, generator=generator)
-        return self._decode(z, torch.rand(n, 1, *self.image_shape, generator=generator), expected)
+        z = torch.randn(int(n), self.config.latent_dim, generator=generator)
+        return self._decode(z, torch.rand(len(z), 1, *self.image_shape, generator=generator), expected)
 
     def decode(self, z: Array, seed: int = 0, expected: bool = False, same_noise: bool = False) -> Array:
         """Return an image x ~ p(x|z) for each code (n, latent_dim): 0 or 1, grey in [0, 1] for models of grey images.
@@ -95,6 +97,8 @@ class TrainedModel:
         codes = torch.from_numpy(np.array(z, np.float32))
         if codes.ndim != 2 or codes.shape[1] != self.config.latent_dim:
             raise DataError(f"expected codes (n, {self.config.latent_dim}), found {tuple(codes.shape)}")
+        if not codes.isfinite().all():
+            raise DataError("expected codes that are finite numbers")
         n = 1 if same_noise else len(codes)
         uniforms = torch.rand(n, 1, *self.image_shape, generator=torch.Generator().manual_seed(seed))
         return self._decode(codes, uniforms.expand(len(codes), -1, -1, -1), expected)

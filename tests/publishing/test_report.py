@@ -284,9 +284,12 @@ def test_preview_fits_the_terminal_and_leaves_out_no_metric(tmp_path: Path) -> N
     turned = preview(tmp_path, 40)
     assert [line.split("  ")[0] for line in turned.splitlines()] == ["objective", "latent dimension", "m", "seeds"]
     assert "1234567" in turned
-    narrow = preview(tmp_path, 31).splitlines()
-    assert narrow[-1] == "... and 1 more row in table.csv" and "1234567" not in "".join(narrow)
-    assert max(map(len, narrow[:-1])) <= 31
+    narrow = preview(tmp_path, 31)
+    first, second = narrow.split("\n\n")  # a row each
+    assert "1234567" not in first and "1234567" in second and len(first.splitlines()) == len(second.splitlines())
+    assert max(map(len, narrow.splitlines())) <= 31
+    pd.concat([TABLE] * 3).to_csv(tmp_path / "table.csv", index=False)
+    assert preview(tmp_path, 31).endswith("... and 2 more rows in table.csv")
 
 
 @pytest.mark.parametrize("name", MODULES)

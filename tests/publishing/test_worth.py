@@ -53,14 +53,10 @@ def test_errors_and_likelihoods_are_said() -> None:
     vae = [{"objective": "elbo", "seed": seed, "nll": 89.0 + seed} for seed in range(3)]
     runs = runs_of(*vae, *models, *control)
     decided = "After Holm’s correction, paired by seed: below 0 is"
-    assert worth_of_code(runs[3:]).endswith(
-        f"log p(x) is exact: MMD -1.5 (-1.5 to -1.5). {decided} MMD."
-    )
+    assert worth_of_code(runs[3:]).endswith(f"log p(x) is exact: MMD -1.5 (-1.5 to -1.5). {decided} MMD.")
     said = worth_of_code(runs)
     vae_too = "MMD -1.5 (-1.5 to -1.5). After Holm’s correction, paired by seed: below 0 are VAE and MMD."
-    assert said.endswith(
-        f"{vae_too} Less that of the VAE: MMD 1 (1 to 1). {decided.replace('below', 'above')} MMD."
-    )
+    assert said.endswith(f"{vae_too} Less that of the VAE: MMD 1 (1 to 1). {decided.replace('below', 'above')} MMD.")
     assert worth_of_code(runs[:6]) == ""
 
 

@@ -297,6 +297,17 @@ def test_a_model_of_a_named_data_set_pads_nothing(published: Path) -> None:
             model.encode(images)  # type: ignore[arg-type]
 
 
+def test_codes_and_numbers_that_mean_nothing_are_refused(published: Path) -> None:
+    model = load(published, objective="mmd", latent_dim=2, seed=0, lambda_=10)
+    with pytest.raises(DataError, match="codes that are finite"):
+        model.decode(np.full((1, 2), np.nan))
+    for n in (-1, 2.5):
+        with pytest.raises(ParameterError, match=f"n must be a whole number, 0 or more, got {n}"):
+            model.sample(n)  # type: ignore[arg-type]
+    images = np.zeros((3, 8, 8), np.float32)
+    np.testing.assert_array_equal(model.encode(images[:, None]), model.encode(images))  # as PyTorch has them
+
+
 def test_loading_leaves_the_callers_random_state_alone(published: Path) -> None:
     torch.manual_seed(17)
     expected = torch.rand(3)
