@@ -108,9 +108,9 @@ class Claim:
 
 def judge(claim: Claim, runs: pd.DataFrame | None, history: pd.DataFrame | None = None) -> dict[str, Any]:
     """Return a claim's row of the ledger from all runs of its experiment."""
-    effects = _enough_seeds(_measure(claim, runs, history))
+    effects = enough_seeds(_measure(claim, runs, history))
     conditions = judge_conditions(claim, effects)
-    watched = [_enough_seeds(_measure(claim, runs, history, part)) for part in (0.25, 0.5, 1)]
+    watched = [enough_seeds(_measure(claim, runs, history, part)) for part in (0.25, 0.5, 1)]
     candidates = [(row, *_watch(claim, row, watched, runs)) for row in _decisive(conditions)]
     decisive, course, undone = next((found for found in candidates if not found[2]), candidates[0])
     verdict, why = ("inconclusive", undone) if undone else _verdict(decisive)
@@ -144,7 +144,7 @@ def judge(claim: Claim, runs: pd.DataFrame | None, history: pd.DataFrame | None 
 
 def every_condition(claim: Claim, runs: pd.DataFrame | None, history: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return a row for each condition of a claim, see `judge_conditions`; none where it was not measured."""
-    found = judge_conditions(claim, _enough_seeds(_measure(claim, runs, history)))
+    found = judge_conditions(claim, enough_seeds(_measure(claim, runs, history)))
     found = found.rename_axis("condition").reset_index()
     found.insert(0, "claim", claim.name)
     return found
@@ -240,7 +240,7 @@ def judge_conditions(claim: Claim, effects: Effects) -> pd.DataFrame:
     return frame.astype({"beyond": bool})
 
 
-def _enough_seeds(effects: Effects) -> Effects:
+def enough_seeds(effects: Effects) -> Effects:
     """Return the effects without conditions of fewer seeds, failed ones counted, than others have, or than three."""
     if effects.empty:
         return effects

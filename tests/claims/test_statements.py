@@ -508,6 +508,21 @@ def test_what_holds_at_every_radius_needs_two() -> None:
     assert judge(CLAIMS["vae_ignores_z"], one)["verdict"] != "not measured"
 
 
+def test_a_radius_that_is_still_being_run_decides_nothing() -> None:
+    """MMD at the larger radius in two of three seeds, the VAE not yet: neither counts."""
+    runs = HOLDS["latent_usage"]
+    largest, seeds = runs["receptive_radius"].max(), sorted(runs["seed"].unique())
+    at_largest = runs["receptive_radius"] == largest
+    partly = runs[~at_largest | ((runs["objective"] == "mmd") & runs["seed"].isin(seeds[:2]))]
+    other = [radius for radius in set(runs["receptive_radius"]) if radius != largest]
+    assert len(seeds) >= 3 and len(other) == 1
+    assert judge(CLAIMS["infovae_uses_z"], partly)["verdict"] == "not measured"
+    row = judge(CLAIMS["vae_ignores_z"], partly)
+    assert (
+        row["condition"] == f"radius {other[0]:g}" and row["verdict"] == judge(CLAIMS["vae_ignores_z"], runs)["verdict"]
+    )
+
+
 def test_course_of_training() -> None:
     runs = pd.DataFrame({"run_id": ["a", "b"]})
     steps = [1, 2, 4, 8, 16, *range(20, 401, 20)]
